@@ -1,0 +1,99 @@
+"""The library by hand: `python -m acmix run spec.json --folder DIR`, `python -m acmix catalog`."""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TextIO
+
+from acmix import spec, tether
+from acmix.errors import AcmixError, Reason
+from acmix.events import Event, status
+
+log = logging.getLogger("acmix")
+
+
+def main() -> int:
+    arguments = _arguments()
+    if arguments.tether:
+        tether.to_parent(arguments.tether)
+    events_out = _keep_stdout_for_events()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if arguments.command == "catalog":
+        return _catalog(events_out)
+    return _run(arguments, events_out)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m acmix", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train as a spec says; events as JSON lines on stdout, a log on stderr")
+    run.add_argument("spec", type=Path, help="a JSON file: the body of POST /v1/jobs")
+    run.add_argument("--folder", type=Path, required=True, help="where checkpoints go; run again, it resumes from them")
+    run.add_argument("--data-root", type=Path, default=Path("datasets"), help="where data sets with files lie")
+    catalog = commands.add_parser("catalog", help="what specs can name here, as one line of JSON on stdout")
+    for command in (run, catalog):
+        command.add_argument("--tether", type=int, metavar="PID", help="end when the parent, this process, ends")
+    return parser.parse_args()
+
+
+def _keep_stdout_for_events() -> TextIO:
+    """Move stdout aside: what a library prints goes to stderr and cannot break a line of JSON."""
+    events_out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return events_out
+
+
+def _catalog(out: TextIO) -> int:
+    from acmix import menu
+    from acmix.run import versions
+
+    card = {
+        "catalog": menu.catalog().model_dump(mode="json"),
+        "devices": [device.model_dump() for device in menu.devices()],
+        "versions": versions(),
+    }
+    out.write(json.dumps(card) + "\n")
+    return 0
+
+
+def _run(arguments: argparse.Namespace, out: TextIO) -> int:
+    """Exit status 0: succeeded, or stopped when asked; 1: failed, as the last event says."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        job = spec.read(arguments.spec)
+        from acmix.run import run
+
+        for event in run(job, arguments.folder, data_root=arguments.data_root, stop=stop):
+            _tell(event, out)
+    except Exception as error:
+        reason = _reason(error)
+        _tell(status("failed", reason.message, reason=reason.as_json()), out)
+        return 1
+    return 0
+
+
+def _tell(event: Event, out: TextIO) -> None:
+    out.write(event.to_line() + "\n")
+    if event.type not in ("metrics", "trace"):
+        log.info("%s: %s", event.type, event.message)
+
+
+def _reason(error: Exception) -> Reason:
+    """Log the trace of what is our fault, not of what the user can mend."""
+    if isinstance(error, AcmixError):
+        return error.reason()
+    log.exception("the run ended with an error of its own")
+    from acmix.run import reason_of
+
+    return reason_of(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""The menu: what a spec can name, as plain data that a worker posts and the service checks specs against."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class CatalogPart(BaseModel):
+    """Stored and read back by other versions: unknown fields are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Entry(CatalogPart):
+    """One name with the JSON Schema of its options."""
+
+    name: str
+    description: str
+    options: dict[str, Any] = Field(description="JSON Schema (2020-12) of the options object")
+
+
+class Slot(CatalogPart):
+    """A layer that an ACmix form can stand in for."""
+
+    name: str = Field(examples=["layer3.0.conv2"])
+    kind: str = Field(examples=["conv2d"])
+    channels: int = Field(description="output channels")
+    stride: int
+
+
+class SlotPattern(CatalogPart):
+    """How options move the slots of a backbone, so that a spec can be checked without building the model.
+
+    Stage i (from 1) holds depths[i] blocks, each with one slot called `name` with {stage} (from `first_stage`)
+    and {block} (from 0) filled in; the first block of a stage carries the stage's stride.
+    `depths_option` and `width_option` name the options that replace the depths and multiply the channels.
+    """
+
+    name: str
+    kind: str
+    depths: list[int]
+    channels: list[int]
+    strides: list[int]
+    first_stage: int = 1
+    depths_option: str | None = None
+    width_option: str | None = None
+
+    def slots(self, options: Mapping[str, Any]) -> list[Slot]:
+        """The slots under these options, in depth order."""
+        depths = options.get(self.depths_option or "", self.depths)
+        width = options.get(self.width_option or "", 1.0)
+        return [
+            Slot(
+                name=self.name.format(stage=stage + self.first_stage, block=block),
+                kind=self.kind,
+                channels=scaled(self.channels[stage], width),
+                stride=self.strides[stage] if block == 0 else 1,
+            )
+            for stage, depth in enumerate(depths)
+            for block in range(depth)
+        ]
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels of a layer under a width factor, at least 1."""
+    return max(1, round(channels * width))
+
+
+class BackboneEntry(Entry):
+    slots: list[Slot] = Field(description="with the default options")
+    slot_pattern: SlotPattern | None = Field(None, description="how options move the slots")
+
+    def slots_under(self, options: Mapping[str, Any]) -> list[Slot]:
+        """The slots of this backbone built with `options`, in depth order."""
+        return self.slot_pattern.slots(options) if self.slot_pattern else self.slots
+
+
+class MixerForm(CatalogPart):
+    """The form of a mixer that fits one kind of slot."""
+
+    kind: str
+    description: str
+    options: dict[str, Any]
+    divides_channels: str | None = Field(None, description="the option that must divide the slot's channels")
+
+
+class MixerEntry(CatalogPart):
+    name: str
+    description: str
+    forms: list[MixerForm]
+
+    def form(self, kind: str) -> MixerForm | None:
+        return next((form for form in self.forms if form.kind == kind), None)
+
+
+class DatasetEntry(Entry):
+    task: str
+    num_classes: int | None = Field(None, description="null where only the files tell")
+    image_px: int | None = None
+
+
+class Device(CatalogPart):
+    """One accelerator of a worker."""
+
+    index: int
+    name: str
+    memory_bytes: int
+
+
+class Catalog(CatalogPart):
+    """What one worker can run, or the union of what all can."""
+
+    tasks: list[Entry] = []
+    backbones: list[BackboneEntry] = []
+    mixers: list[MixerEntry] = []
+    datasets: list[DatasetEntry] = []
+    optimizers: list[Entry] = []
+    schedules: list[Entry] = []
+    augments: list[Entry] = []
+
+    @classmethod
+    def union(cls, catalogs: Sequence["Catalog"]) -> "Catalog":
+        """One menu of several; where two define a name, the first wins."""
+        merged: dict[str, dict[str, Any]] = {section: {} for section in cls.model_fields}
+        for catalog in catalogs:
+            for section, entries in merged.items():
+                for entry in getattr(catalog, section):
+                    entries.setdefault(entry.name, entry)
+        return cls(**{section: list(entries.values()) for section, entries in merged.items()})
+
+
+def claim(swaps: Sequence[Sequence[str]], slots: Sequence[str]) -> tuple[dict[str, int], list[tuple[int, str]]]:
+    """Which swap claims which slot.
+
+    Args:
+        swaps: the globs of each swap.
+        slots: slot names, in depth order.
+
+    Returns:
+        The index of the claiming swap by slot name, in depth order, and the faults: (swap index, sentence)
+        for every glob that matches nothing and every slot claimed a second time.
+    """
+    claims: dict[str, int] = {}
+    faults: list[tuple[int, str]] = []
+    listed = ", ".join(slots) or "none"
+    for index, globs in enumerate(swaps):
+        for glob in globs:
+            if not any(fnmatchcase(slot, glob) for slot in slots):
+                faults.append((index, f"{glob[:60]!r} matches no slot; the slots are: {listed}"))
+        for slot in slots:
+            if not any(fnmatchcase(slot, glob) for glob in globs):
+                continue
+            if slot in claims:
+                faults.append((index, f"swaps {claims[slot]} and {index} both claim {slot}; the slots are: {listed}"))
+            else:
+                claims[slot] = index
+    return {slot: claims[slot] for slot in slots if slot in claims}, faults

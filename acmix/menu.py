@@ -1,0 +1,80 @@
+"""The catalog of what is installed here, read from the registry's folders; what a worker posts when it starts."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from acmix import registry
+from acmix.catalog import BackboneEntry, Catalog, DatasetEntry, Device, Entry, MixerEntry, MixerForm
+from acmix.swap import find
+from acmix.training import augment, optimizer, schedule
+
+
+def catalog() -> Catalog:
+    """Every name a spec can use here, with the JSON Schema of its options."""
+    return Catalog(
+        tasks=[Entry(**_entry(name, task)) for name, task in registry.entries("tasks").items()],
+        backbones=[_backbone(name, backbone) for name, backbone in registry.entries("backbones").items()],
+        mixers=_mixers(),
+        datasets=[_dataset(name, dataset) for name, dataset in registry.entries("datasets").items()],
+        optimizers=_functions(optimizer.OPTIMIZERS),
+        schedules=_functions(schedule.SCHEDULES),
+        augments=_functions(augment.AUGMENTS),
+    )
+
+
+def devices() -> list[Device]:
+    """The accelerators of this machine, in CUDA's order."""
+    found = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
+    return [Device(index=i, name=card.name, memory_bytes=card.total_memory) for i, card in enumerate(found)]
+
+
+def _entry(name: str, of: Callable[..., Any]) -> dict[str, Any]:
+    return {"name": name, "description": registry.description(of), "options": registry.schema(of)}
+
+
+def _functions(table: Mapping[str, Callable[..., Any]]) -> list[Entry]:
+    return [Entry(**_entry(name, function)) for name, function in table.items()]
+
+
+def _backbone(name: str, backbone: type[Any]) -> BackboneEntry:
+    """Its slots are found in the model itself, built without memory for its weights."""
+    with torch.device("meta"):
+        slots = find(backbone(1, **_required(backbone)))
+    return BackboneEntry(**_entry(name, backbone), slots=slots, slot_pattern=backbone.slot_pattern)
+
+
+def _required(backbone: type[Any]) -> dict[str, Any]:
+    """Values for options without a default: what the slot pattern says stands for them."""
+    pattern = backbone.slot_pattern
+    required = registry.schema(backbone).get("required", [])
+    return {option: pattern.depths for option in required if option == pattern.depths_option}
+
+
+def _mixers() -> list[MixerEntry]:
+    entries: dict[str, list[type[Any]]] = {}
+    for mixer in registry.entries("mixers").values():
+        entries.setdefault(mixer.name, []).append(mixer)
+    return [
+        MixerEntry(name=name, description=registry.description(forms[0]), forms=[_form(form) for form in forms])
+        for name, forms in entries.items()
+    ]
+
+
+def _form(mixer: type[Any]) -> MixerForm:
+    return MixerForm(
+        kind=mixer.fits,
+        description=registry.description(mixer),
+        options=registry.schema(mixer.replacing),
+        divides_channels=mixer.divides_channels,
+    )
+
+
+def _dataset(name: str, dataset: type[Any]) -> DatasetEntry:
+    return DatasetEntry(
+        **_entry(name, dataset),
+        task=dataset.task,
+        num_classes=dataset.num_classes,
+        image_px=dataset.default_image_px,
+    )

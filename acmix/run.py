@@ -1,0 +1,218 @@
+"""Run a spec: `for event in run(spec, folder): ...`. Run again on the same folder, it goes on where it stopped."""
+
+import math
+import platform
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import acmix
+from acmix import events, mixers, registry
+from acmix.build import build
+from acmix.errors import (
+    AcmixError,
+    CheckpointIncompatible,
+    OptionInvalid,
+    OutOfDeviceMemory,
+    OutOfHostMemory,
+    Reason,
+    unknown_name,
+)
+from acmix.events import Event
+from acmix.spec import JobSpec
+from acmix.tasks._contract import Task
+from acmix.training import augment, checkpoint, data, loop, optimizer, schedule
+from acmix.training.loop import Run, Stopped
+from acmix.training.state import State, seed_everything
+
+
+def run(
+    spec: JobSpec, folder: Path, *, data_root: Path = Path("datasets"), stop: threading.Event | None = None
+) -> Iterator[Event]:
+    """Train and evaluate as the spec says; everything it writes lies below `folder`.
+
+    Closing the iterator stops at once and leaves the last checkpoint. Setting `stop` finishes the step,
+    saves a checkpoint and ends with a status event "stopped".
+
+    Args:
+        data_root: where data sets with files lie.
+
+    Raises:
+        AcmixError: what went wrong, with its reason; any other exception is a fault of this library.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stop = stop or threading.Event()
+    try:
+        yield from _run(spec, folder, data_root, stop)
+    except Stopped:
+        yield events.status("stopped", "stopped when asked, after a checkpoint")
+    except torch.OutOfMemoryError as error:
+        hint = "a smaller batch_size, or accumulate_batches to keep its effect"
+        raise OutOfDeviceMemory(str(error).split(". ")[0], hint=hint) from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise OutOfHostMemory("this machine's memory does not suffice", hint="a smaller batch_size") from error
+        raise
+
+
+def reason_of(error: BaseException) -> Reason:
+    """Why a run ended, for whoever has to tell it."""
+    if isinstance(error, AcmixError):
+        return error.reason()
+    return Reason("internal", f"{type(error).__name__}: {error}"[:1000], retryable=True)
+
+
+def versions() -> dict[str, str | None]:
+    """What the figures of a run depend on beside its spec."""
+    return {
+        "acmix": acmix.__version__,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+    }
+
+
+def _run(spec: JobSpec, folder: Path, data_root: Path, stop: threading.Event) -> Iterator[Event]:
+    device = _device(spec)
+    names = [torch.cuda.get_device_name(device)] if device.type == "cuda" else ["cpu"]
+    resume, faults = _newest_whole(folder / "checkpoints")
+    origin = {"epoch": resume.epoch, "step": resume.step} if resume else None
+    start = f"resumed from step {resume.step}" if resume else "started"
+    yield events.status("running", start, resumed_from=origin, versions=versions(), devices=names)
+    for fault in faults:
+        yield events.warning(fault.code, f"{fault}; the checkpoint before it is used")
+    yield events.progress("preparing")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    seed_everything(spec.training.seed)
+    setup, dataset = _prepare(spec, folder, data_root, device, stop)
+    if resume:
+        setup.state.restore(checkpoint.load_weights(resume), checkpoint.load_state(resume))
+    yield from loop.train(setup)
+    yield from _final(setup, dataset)
+    yield events.status("succeeded", f"trained {spec.training.epochs} epochs")
+
+
+def _newest_whole(parent: Path) -> tuple[checkpoint.Saved | None, list[CheckpointIncompatible]]:
+    """The newest checkpoint that is whole, and what was wrong with newer ones."""
+    faults = []
+    for folder in checkpoint.listed(parent):
+        try:
+            return checkpoint.verified(folder), faults
+        except CheckpointIncompatible as error:
+            faults.append(error)
+    return None, faults
+
+
+def _device(spec: JobSpec) -> torch.device:
+    gpus = spec.resources.gpus
+    if gpus == 0 or (gpus == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise OptionInvalid(
+            f"resources.gpus={gpus}, and this machine has none", hint='"auto" uses one where there is one'
+        )
+    if gpus not in ("auto", 1):
+        raise OptionInvalid(f"resources.gpus={gpus}: a job trains on one GPU at most")
+    return torch.device("cuda", 0)
+
+
+def _prepare(
+    spec: JobSpec, folder: Path, data_root: Path, device: torch.device, stop: threading.Event
+) -> tuple[Run, Any]:
+    """Data, model, optimizer and all else the loop needs, from the spec; and the data set."""
+    training = spec.training
+    dataset_class = registry.get("datasets", spec.dataset.name)
+    where = f"dataset {spec.dataset.name}"
+    dataset = dataset_class(data_root, **registry.check_options(dataset_class, spec.dataset.options, where=where))
+    task_class = registry.get("tasks", spec.task.name)
+    task_options = registry.check_options(task_class, spec.task.options, where=f"task {spec.task.name}")
+    task: Task = task_class(dataset.classes, training.label_smoothing, **task_options)
+    model = build(spec.backbone, spec.swaps, num_classes=task.num_outputs, image_px=dataset.image_px).to(device)
+    train_split, val_split = dataset.split("train"), dataset.split("val")
+    transform = augment.training_transform(dataset, training.augment)
+    workers = _loader_workers(spec, dataset)
+    batches = data.batches_an_epoch(len(train_split), training.batch_size, training.limit_train_batches)
+    descent = optimizer.build(model, training.optimizer, training.weight_decay_on)
+    steps = math.ceil(batches / training.accumulate_batches)
+    state = State(
+        model=model,
+        optimizer=descent,
+        schedule=schedule.build(descent, training.schedule, epochs=training.epochs, steps_an_epoch=steps),
+        scaler=torch.amp.GradScaler(device.type, enabled=training.precision == "fp16"),
+        average=_average(model, spec),
+    )
+    pinned = device.type == "cuda"
+    return Run(
+        spec=spec,
+        folder=folder,
+        task=task,
+        state=state,
+        layers=dict(mixers.layers_of(model)),
+        device=device,
+        training=lambda epoch, first: data.training_batches(
+            train_split,
+            transform,
+            batch_size=training.batch_size,
+            seed=training.seed,
+            epoch=epoch,
+            start_batch=first,
+            limit_batches=training.limit_train_batches,
+            loader_workers=workers,
+            pin_memory=pinned,
+        ),
+        validation=lambda: _evaluation_batches(spec, dataset, val_split, pinned=pinned),
+        batches_an_epoch=batches,
+        metric=_metric(spec, task),
+        stop_requested=stop.is_set,
+    ), dataset
+
+
+def _evaluation_batches(spec: JobSpec, dataset: Any, split: Any, *, pinned: bool) -> Iterator[Any]:
+    return data.evaluation_batches(
+        split,
+        augment.evaluation_transform(dataset),
+        batch_size=spec.training.batch_size,
+        loader_workers=_loader_workers(spec, dataset),
+        pin_memory=pinned,
+    )
+
+
+def _loader_workers(spec: JobSpec, dataset: Any) -> int:
+    if spec.training.loader_workers == "auto":
+        return 0 if dataset.in_memory else 2
+    return spec.training.loader_workers
+
+
+def _average(model: torch.nn.Module, spec: JobSpec) -> AveragedModel | None:
+    if spec.training.ema is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(spec.training.ema.decay), use_buffers=True)
+
+
+def _metric(spec: JobSpec, task: Task) -> str:
+    metric = spec.evaluation.metric
+    if metric == "auto":
+        return task.metrics[0]
+    if metric not in task.metrics:
+        raise OptionInvalid(unknown_name(f"metric of {task.name}", metric, list(task.metrics)))
+    return metric
+
+
+def _final(setup: Run, dataset: Any) -> Iterator[Event]:
+    """Evaluate the best checkpoint on test; the last one where no best is kept."""
+    state = setup.state
+    best = state.best if state.best and setup.spec.checkpoints.keep_best else {"step": state.step, "epoch": state.epoch}
+    chosen = checkpoint.verified(setup.checkpoints / f"step-{best['step']:09d}")
+    state.judged.load_state_dict(checkpoint.load_weights(chosen))
+    yield events.progress("testing", epoch=state.epoch, epochs=state.epoch, step=state.step, steps=setup.last_step)
+    batches = _evaluation_batches(setup.spec, dataset, dataset.split("test"), pinned=setup.device.type == "cuda")
+    evaluation = loop.evaluate(setup, state.judged, batches)
+    yield events.metrics(
+        [state.step], {f"test/{name}": [value] for name, value in evaluation.metrics.items()}, epoch=state.epoch
+    )
+    where = {"folder": chosen.folder.name, "epoch": chosen.epoch, "step": chosen.step}
+    yield loop.evaluation_event(setup, evaluation, split="test", best=False, final=True, checkpoint=where)

@@ -1,0 +1,1 @@
+"""What a model learns to do: one task a file."""

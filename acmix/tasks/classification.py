@@ -1,0 +1,68 @@
+"""Classification: one label an image."""
+
+# Shapes: B batch, C classes
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from acmix.tasks._contract import Batch, Evaluation
+
+
+class Classification:
+    """One label an image: cross-entropy, accuracy, per-class recall and precision, confusion matrix."""
+
+    name: ClassVar[str] = "classification"
+    metrics: ClassVar[Sequence[str]] = ("accuracy", "top5_accuracy", "loss")
+
+    def __init__(self, classes: Sequence[str], label_smoothing: float) -> None:
+        self.classes = list(classes)
+        self.label_smoothing = label_smoothing
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.classes)
+
+    def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to descend and what a training step shows: 0-d tensors, left on the device."""
+        images, labels_B = batch
+        logits_BC = model(images).float()
+        loss = F.cross_entropy(logits_BC, labels_B, label_smoothing=self.label_smoothing)
+        accuracy = (logits_BC.detach().argmax(dim=1) == labels_B).float().mean()
+        return loss, {"loss": loss.detach(), "accuracy": accuracy}
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        """Metrics over every sample once. The loss is plain cross-entropy, whatever the label smoothing."""
+        count = len(self.classes)
+        confusion_CC, loss_sum, top5_hits, samples = None, 0.0, 0, 0
+        for images, labels_B in batches:
+            logits_BC = model(images).float()
+            pairs_B = labels_B * count + logits_BC.argmax(dim=1)
+            counts_CC = torch.bincount(pairs_B, minlength=count * count).reshape(count, count)
+            confusion_CC = counts_CC if confusion_CC is None else confusion_CC + counts_CC
+            top5_hits += int((logits_BC.topk(min(5, count)).indices == labels_B[:, None]).sum())
+            loss_sum += float(F.cross_entropy(logits_BC, labels_B, reduction="sum"))
+            samples += len(labels_B)
+        assert confusion_CC is not None, "a split is never empty"
+        metrics = {
+            "accuracy": float(confusion_CC.diagonal().sum()) / samples,
+            "top5_accuracy": top5_hits / samples,
+            "loss": loss_sum / samples,
+        }
+        return Evaluation(metrics, self._per_class(confusion_CC), confusion_CC.tolist(), samples)
+
+    def _per_class(self, confusion_CC: Tensor) -> list[dict[str, Any]]:
+        """Recall and precision of each class; null where there is nothing to divide by. Rows are the truth."""
+        hits_C, true_C, named_C = confusion_CC.diagonal(), confusion_CC.sum(dim=1), confusion_CC.sum(dim=0)
+        return [
+            {
+                "class": name,
+                "samples": int(true),
+                "recall": float(hits / true) if true else None,
+                "precision": float(hits / named) if named else None,
+            }
+            for name, hits, true, named in zip(self.classes, hits_C, true_C, named_C, strict=True)
+        ]

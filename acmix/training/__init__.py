@@ -1,0 +1,1 @@
+"""Training as an iterator of events: data, optimizer, schedule, loop, checkpoints, traces."""

@@ -1,0 +1,43 @@
+"""alpha, beta and the root mean square of both paths' outputs, read from every ACmix layer at traced steps."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from acmix.events import Event, trace
+
+FIGURES = ("alpha", "beta", "attention_rms", "convolution_rms")
+
+
+@contextmanager
+def tracing(layers: Mapping[str, nn.Module], *, on: bool) -> Iterator[None]:
+    """Within, a forward pass leaves both paths' root mean squares on each layer, if `on`."""
+    for layer in layers.values():
+        layer.tracing = on  # type: ignore[assignment]  # a plain attribute of ACmix layers
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            layer.tracing = False  # type: ignore[assignment]  # as above
+
+
+def read(step: int, layers: Mapping[str, nn.Module]) -> Event:
+    """The trace event of a step: alpha and beta as they are now, the rest from the last traced forward pass.
+
+    All figures cross from the device in one copy. A figure that is not finite becomes null.
+    """
+    columns = [
+        torch.stack([getattr(layer, name).detach().float().reshape(()) for name in FIGURES])
+        for layer in layers.values()
+    ]
+    table = torch.stack(columns).tolist()
+    finite = [[value if math.isfinite(value) else None for value in row] for row in table]
+    return trace(step, {name: dict(zip(FIGURES, row, strict=True)) for name, row in zip(layers, finite, strict=True)})
+
+
+def is_due(step: int, every_steps: int, last_step: int) -> bool:
+    """Step 0, every so many steps, and the last."""
+    return step % every_steps == 0 or step == last_step

@@ -1,0 +1,199 @@
+"""The command line: `acmix up`, `acmix demo`, and a client's few verbs. It starts trainers as processes, never by import."""
+
+import json
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from service.client import Client, ServiceError
+from service.launcher import Launcher, LaunchFailed, free_port, stop_on_signals
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+EXAMPLE = {
+    "name": "every layer",
+    "backbone": {"name": "resnet26", "options": {"stem": "small", "width": 0.25}},
+    "swaps": [{"layers": "*", "mixer": {"name": "acmix", "options": {"heads": 4, "kernel_att": 7}}}],
+    "dataset": {"name": "digits"},
+}
+
+main = typer.Typer(add_completion=False, no_args_is_help=True, help="Train vision models with ACmix layers.")
+Url = Annotated[str, typer.Option(envvar="ACMIX_URL", help="where the service is")]
+
+
+@main.command()
+def up(
+    host: Annotated[str, typer.Option(help="a loopback address")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    data: Annotated[Path, typer.Option(help="database, artifacts and logs lie in this one folder")] = Path("data"),
+    workers: Annotated[int, typer.Option(min=1, max=64, help="worker processes; one drives all GPUs of a machine")] = 1,
+) -> None:
+    """Start the whole service on this machine; Ctrl-C ends it, and running jobs go on at the next start."""
+    launcher = Launcher(
+        host, port, data.resolve(), workers, on_ready=lambda url: print(f"acmix is up at {url}", flush=True)
+    )
+    stop_on_signals(launcher.stop)
+    with _sentences():
+        launcher.run()
+
+
+@main.command()
+def demo() -> None:
+    """Start everything on free ports, train the example over HTTP, show what came out, and end everything."""
+    console = Console()
+    data = Path(tempfile.mkdtemp(prefix="acmix-demo-"))
+    ready, failure = threading.Event(), []
+    launcher = Launcher("127.0.0.1", free_port(), data, 1, on_ready=lambda _: ready.set())
+    stop_on_signals(launcher.stop)
+
+    def launch() -> None:
+        try:
+            launcher.run()
+        except Exception as error:
+            failure.append(error)
+        finally:
+            ready.set()
+
+    # the children are tied to the thread that starts them: it lives until they have ended
+    thread = threading.Thread(target=launch)
+    thread.start()
+    try:
+        with _sentences():
+            with console.status("starting the service"):
+                ready.wait()
+            if failure:
+                raise failure[0]
+            if not launcher.stop.is_set():
+                _show_a_job(console, Client(launcher.url), data, launcher.stop)
+    finally:
+        launcher.stop.set()
+        thread.join()
+
+
+@main.command()
+def submit(
+    spec: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a JSON file: the body of POST /v1/jobs")],
+    url: Url = DEFAULT_URL,
+    watch: Annotated[bool, typer.Option(help="stay and show its progress")] = False,
+) -> None:
+    """Post a job; prints its id."""
+    with _sentences():
+        client = Client(url)
+        job = client.submit(_json_of(spec))
+        print(job["id"])
+        if watch:
+            _follow(Console(stderr=True), client, job["id"], threading.Event())
+
+
+@main.command()
+def watch(job: str, url: Url = DEFAULT_URL) -> None:
+    """Show a job's progress until it ends, then its result."""
+    with _sentences():
+        client, console = Client(url), Console()
+        _follow(console, client, job, threading.Event())
+        _print_result(console, client, job)
+
+
+@main.command()
+def cancel(job: str, url: Url = DEFAULT_URL) -> None:
+    """End a job; what it has stored stays."""
+    with _sentences():
+        print(Client(url).cancel(job)["status"])
+
+
+def _show_a_job(console: Console, client: Client, data: Path, stop: threading.Event) -> None:
+    job = client.submit(EXAMPLE)
+    console.print(f"posted [bold]{job['id']}[/] to {client.url}/v1/jobs")
+    _follow(console, client, job["id"], stop)
+    if stop.is_set():
+        return
+    _print_result(console, client, job["id"])
+    if client.job(job["id"])["status"] != "succeeded":
+        raise ServiceError(f"the job did not succeed; its logs lie in {data / 'logs'}")
+    for style in ("depth", "trajectory"):
+        figure = data / f"traces-{style}.svg"
+        figure.write_text(client.traces_svg(job["id"], style))
+        console.print(f"trace figure: {figure}", soft_wrap=True)
+
+
+def _follow(console: Console, client: Client, job_id: str, stop: threading.Event) -> None:
+    """A progress bar from the job's stream of events, until it has ended."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("queued", total=1.0)
+        for event in client.follow(job_id):
+            if stop.is_set():
+                return
+            _advance(bar, task, event)
+
+
+def _advance(bar: Progress, task: Any, event: dict[str, Any]) -> None:
+    data = event["data"]
+    if event["type"] == "progress" and data.get("steps"):
+        bar.update(task, completed=data["step"], total=data["steps"], description=event["message"])
+    elif event["type"] == "evaluation":
+        bar.console.print(f"epoch {data['epoch']}  {event['message']}", highlight=False)
+    elif event["type"] in ("status", "warning"):
+        bar.update(task, description=event["message"])
+
+
+def _print_result(console: Console, client: Client, job_id: str) -> None:
+    job, results = client.job(job_id), client.results(job_id)
+    console.print(f"[bold]{job['status']}[/]", end="  ")
+    if job["status_reason"]:
+        console.print(job["status_reason"]["message"], highlight=False)
+    if results["final"]:
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in results["final"]["metrics"].items())
+        console.print(f"test of the best checkpoint (epoch {job['best']['epoch']}): {figures}", highlight=False)
+    _print_traces(console, client.traces(job_id)["layers"])
+
+
+def _print_traces(console: Console, layers: list[dict[str, Any]]) -> None:
+    """A row a layer, in depth order: where it began, where it ended, what it leans on."""
+    if not layers:
+        return
+    table = Table("layer", "alpha", "beta", "alpha / beta", "attention rms", "convolution rms", "leans on")
+    for layer in layers:
+        alpha, beta = layer["alpha"][-1], layer["beta"][-1]
+        ratio = abs(alpha / beta) if beta else float("inf")
+        table.add_row(
+            layer["layer"],
+            f"{layer['alpha'][0]:.3f} -> {alpha:.3f}",
+            f"{layer['beta'][0]:.3f} -> {beta:.3f}",
+            f"{ratio:.3f}",
+            f"{layer['attention_rms'][-1]:.3f}",
+            f"{layer['convolution_rms'][-1]:.3f}",
+            "[dark_orange3]attention[/]" if ratio > 1 else "[blue]convolution[/]",
+        )
+    console.print(table)
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_text())
+    except ValueError as error:
+        raise ServiceError(f"{path} is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise ServiceError(f"{path} must hold a JSON object")
+    return body
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """What the user can mend is told in a sentence, without a stack trace; exit status 1."""
+    try:
+        yield
+    except (ServiceError, LaunchFailed) as error:
+        print(f"acmix: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except BrokenPipeError:
+        os._exit(1)

@@ -1,0 +1,1 @@
+"""Processes that do the work: the worker on every node, and one housekeeper."""

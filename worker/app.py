@@ -1,0 +1,49 @@
+"""The Celery side of worker and housekeeper: a message means "look at the ledger", no more."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from celery import signals
+
+from service.settings import Settings
+from service.store.queue import celery_app
+
+
+class Service(Protocol):
+    """What a process does beside Celery and when a message rings."""
+
+    def start(self) -> None:
+        """Celery is up: begin the threads that work without messages too."""
+
+    def ring(self) -> None:
+        """A message came."""
+
+    def drain(self) -> None:
+        """SIGTERM came: begin nothing new, end what runs. Called from a signal handler: it only sets a flag."""
+
+    def stop(self) -> None:
+        """Celery is done: wait for what still runs."""
+
+
+def serve(settings: Settings, service: Service, *, queues: Sequence[str], threads: int) -> None:
+    """Consume the queues until SIGTERM, ringing `service` at every message."""
+    app = celery_app(settings.broker_url)
+    for queue in queues:
+        app.task(name=queue, ignore_result=True)(service.ring)
+
+    def on_ready(**_: Any) -> None:
+        service.start()
+
+    def on_shutting_down(**_: Any) -> None:
+        service.drain()
+
+    signals.worker_ready.connect(on_ready)
+    signals.worker_shutting_down.connect(on_shutting_down)
+    try:
+        app.worker_main(
+            ["worker", "--queues", ",".join(queues), "--pool", "threads", "--concurrency", str(threads)]
+            + ["--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+        )
+    finally:
+        service.drain()
+        service.stop()

@@ -1,0 +1,117 @@
+"""An attempt's process: `python -m acmix run` in a process group of its own, its events and its log read from pipes."""
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from acmix.catalog import Device
+from acmix.events import Event
+
+MAX_LINE_CHARACTERS = 4000
+MAX_WAITING_BYTES = 256 * 2**20  # told by the child and not yet recorded; beyond it the child waits
+
+_ENVIRONMENT = (
+    *("PATH", "HOME", "USER", "LANG", "LC_", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHON", "VIRTUAL_ENV"),
+    *("CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "TORCH", "SSL_CERT", "HF_"),
+)
+
+
+class Child:
+    """Started when made. `take` gives what it said since the last call; it never blocks."""
+
+    def __init__(self, spec: Path, folder: Path, data_root: Path, devices: Sequence[Device]) -> None:
+        command = [sys.executable, "-m", "acmix", "run", str(spec), "--folder", str(folder)]
+        self.process = subprocess.Popen(
+            [*command, "--data-root", str(data_root), "--tether", str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(devices),
+            start_new_session=True,
+        )
+        self._events: queue.SimpleQueue[tuple[Event, int]] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._room = threading.Condition()
+        self._waiting_bytes = 0
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self._readers = [
+            threading.Thread(target=self._read_events, args=(self.process.stdout,), daemon=True),
+            threading.Thread(target=self._read_log, args=(self.process.stderr,), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def has_ended(self) -> bool:
+        """Whether the process is gone and all that it said has been read."""
+        return self.process.poll() is not None and not any(reader.is_alive() for reader in self._readers)
+
+    def wait(self, seconds: float) -> None:
+        """Return when the process has ended or the time is up."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return
+        for reader in self._readers:
+            reader.join(seconds)
+
+    def take_events(self, most: int) -> list[Event]:
+        """Events in the order they were told, at most so many."""
+        taken: list[Event] = []
+        while len(taken) < most and not self._events.empty():
+            event, size_bytes = self._events.get()
+            taken.append(event)
+            with self._room:
+                self._waiting_bytes -= size_bytes
+                self._room.notify()
+        return taken
+
+    def take_lines(self, most: int) -> list[str]:
+        """Lines of its log, at most so many."""
+        taken: list[str] = []
+        while len(taken) < most and not self._lines.empty():
+            taken.append(self._lines.get())
+        return taken
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM to the process alone: it finishes its step, saves and ends its own children."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group; what the process left behind goes too."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def _read_events(self, pipe: IO[bytes]) -> None:
+        for line in pipe:
+            try:
+                event = Event.from_line(line)
+            except ValueError as error:
+                self._lines.put(str(error)[:MAX_LINE_CHARACTERS])
+                continue
+            with self._room:
+                self._room.wait_for(lambda: self._waiting_bytes < MAX_WAITING_BYTES)
+                self._waiting_bytes += len(line)
+            self._events.put((event, len(line)))
+
+    def _read_log(self, pipe: IO[bytes]) -> None:
+        for line in pipe:
+            text = line.decode(errors="replace").rstrip("\n").replace("\0", "\ufffd")
+            self._lines.put(text[:MAX_LINE_CHARACTERS])
+
+
+def _environment(devices: Sequence[Device]) -> dict[str, str]:
+    """Its devices, and no credentials of database, broker or store."""
+    environment = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)}
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(device.index) for device in devices)
+    environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what deterministic matrix products ask for
+    return environment

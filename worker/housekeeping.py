@@ -1,0 +1,89 @@
+"""What runs once beside all workers: the sweep, nudges for jobs long queued, files without a row. Safe to run twice."""
+
+import logging
+import threading
+import time
+
+from sqlalchemy.exc import DBAPIError
+
+from service.settings import Settings
+from service.store.artifacts import Artifacts
+from service.store.errors import JobNotFound
+from service.store.ledger import Ledger
+from service.store.queue import Queue
+
+log = logging.getLogger(__name__)
+
+LONG_QUEUED_SECONDS = 15.0
+CLEANING_SECONDS = 300.0
+
+
+class Housekeeper:
+    """A loop on the database; a message only makes it look at once."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, artifacts: Artifacts) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.artifacts = artifacts
+        self.queue = Queue(settings.broker_url)
+        self._rung = threading.Event()
+        self._draining = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)
+        self._sweep_from = 0.0
+        self._clean_from = 0.0
+        self._nudge_from = 0.0
+
+    def start(self) -> None:
+        self._spare_the_living()
+        self._thread.start()
+
+    def ring(self) -> None:
+        self._clean_from = 0.0
+        self._rung.set()
+
+    def drain(self) -> None:
+        self._draining.set()
+        self._rung.set()
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._thread.join(5)
+
+    def look(self) -> None:
+        """One round: what is due is done."""
+        now = time.monotonic()
+        if now >= self._sweep_from:
+            for job_id in self.ledger.sweep():
+                log.warning("%s: its lease ran out", job_id)
+                self.queue.nudge_train()
+        if now >= self._nudge_from:
+            self._nudge_from = now + LONG_QUEUED_SECONDS
+            for _ in self.ledger.long_queued(LONG_QUEUED_SECONDS)[:10]:
+                self.queue.nudge_train()
+        if now >= self._clean_from:
+            self._clean_from = now + CLEANING_SECONDS
+            self._remove_files_without_a_row()
+
+    def _loop(self) -> None:
+        while not self._draining.is_set():
+            try:
+                self.look()
+            except (DBAPIError, OSError) as error:
+                log.warning("the database or the store does not answer: %s", error)
+                self._spare_the_living()
+            self._rung.wait(self.settings.sweep_seconds)
+            self._rung.clear()
+
+    def _spare_the_living(self) -> None:
+        """After a start or an outage no lease counts as run out until its holder had time to renew it."""
+        self._sweep_from = time.monotonic() + self.settings.lease_seconds
+
+    def _remove_files_without_a_row(self) -> None:
+        """What deleted jobs and checkpoints that were never committed left behind."""
+        for job_prefix in self.artifacts.prefixes("jobs/"):
+            job_id = job_prefix.strip("/").split("/")[-1]
+            try:
+                self.ledger.job(job_id)
+            except JobNotFound:
+                log.info("removing the files of %s, which is gone", job_id)
+                self.artifacts.delete_prefix(f"jobs/{job_id}/")

@@ -1,0 +1,155 @@
+"""A node: its devices, its slots, and the jobs it claims for them."""
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+
+from acmix.catalog import Catalog, Device
+from service.settings import Settings
+from service.store.artifacts import Artifacts
+from service.store.ledger import Ledger
+from service.store.rows import Worker
+from worker.supervise import Supervisor
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What this machine is and can run."""
+
+    catalog: Catalog
+    devices: list[Device]
+    versions: dict[str, Any]
+
+
+def card_of_this_machine() -> Card:
+    """Asked of the library in a process of its own: neither torch nor CUDA ever starts in this one."""
+    answer = subprocess.run([sys.executable, "-m", "acmix", "catalog"], stdout=subprocess.PIPE, check=True)
+    raw = json.loads(answer.stdout)
+    return Card(
+        Catalog.model_validate(raw["catalog"]),
+        [Device.model_validate(card) for card in raw["devices"]],
+        raw["versions"],
+    )
+
+
+class Node:
+    """Runs queued jobs, one a slot: when rung, and by looking at the ledger itself when not.
+
+    A slot is a GPU; a machine without one has a single slot that trains on the CPU.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger, artifacts: Artifacts, card: Card) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.artifacts = artifacts
+        self.card = card
+        self.id = f"wk_{platform.node()}_{uuid.uuid4().hex[:8]}"
+        self.slots = max(1, len(card.devices))
+        self._free = list(range(self.slots))
+        self._lock = threading.Lock()
+        self._draining = threading.Event()
+        self._threads = [
+            threading.Thread(target=loop, name=name, daemon=True)
+            for name, loop in (("look", self._look_for_ever), ("seen", self._be_seen_for_ever))
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def ring(self) -> None:
+        """Run queued jobs while a slot is free. Returns when nothing is left to claim, or all slots are busy."""
+        while not self._draining.is_set():
+            with self._slot() as slot:
+                if slot is None or not self._run_one(slot):
+                    return
+
+    def drain(self) -> None:
+        self._draining.set()
+
+    def stop(self) -> None:
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(self.settings.stop_grace_seconds + 5)
+        self.ledger.leave(self.id)
+
+    @contextmanager
+    def _slot(self) -> Iterator[int | None]:
+        with self._lock:
+            slot = self._free.pop(0) if self._free else None
+        try:
+            yield slot
+        finally:
+            if slot is not None:
+                with self._lock:
+                    self._free = sorted([*self._free, slot])
+
+    def _run_one(self, slot: int) -> bool:
+        """Claim a job and see it through; False when there is none."""
+        claim = self.ledger.claim(self.id, gpus_free=min(1, len(self.card.devices)), can_run=self._can_run)
+        if claim is None:
+            return False
+        devices = [self.card.devices[slot]] if claim.job.resolved_spec["resources"]["gpus"] else []
+        Supervisor(self.settings, self.ledger, self.artifacts, claim, devices, self._draining).run()
+        return True
+
+    def _can_run(self, spec: dict[str, Any]) -> bool:
+        """Whether every name of a spec is on this machine's menu."""
+        menu = self.card.catalog
+        wanted = {
+            ("tasks", spec["task"]["name"]),
+            ("backbones", spec["backbone"]["name"]),
+            ("datasets", spec["dataset"]["name"]),
+            ("optimizers", spec["training"]["optimizer"]["name"]),
+            ("schedules", spec["training"]["schedule"]["name"]),
+            ("augments", spec["training"]["augment"]["name"]),
+            *(("mixers", swap["mixer"]["name"]) for swap in spec["swaps"]),
+        }
+        return all(any(entry.name == name for entry in getattr(menu, section)) for section, name in wanted)
+
+    def _look_for_ever(self) -> None:
+        """A message may be lost: look at the ledger now and then."""
+        while not self._draining.is_set():
+            try:
+                self.ring()
+            except DBAPIError as error:
+                log.warning("the database does not answer: %s", error)
+            self._draining.wait(self.settings.idle_look_seconds)
+
+    def _be_seen_for_ever(self) -> None:
+        """Post the menu, then a sign of life every so often; again from the start after the database was away."""
+        enrolled = False
+        while not self._draining.is_set():
+            try:
+                if not enrolled:
+                    self.ledger.enrol(self._card())
+                    enrolled = True
+                self.ledger.seen(self.id, self.slots - len(self._free))
+            except DBAPIError as error:
+                log.warning("the database does not answer: %s", error)
+            self._draining.wait(self.settings.idle_look_seconds if enrolled else 1)
+
+    def _card(self) -> Worker:
+        return Worker(
+            id=self.id,
+            host=platform.node(),
+            slots=self.slots,
+            busy=0,
+            devices=[device.model_dump() for device in self.card.devices],
+            versions=self.card.versions,
+            catalog=self.card.catalog,
+            started_at=None,
+            seen_at=None,
+        )

@@ -1,0 +1,282 @@
+"""An attempt's guardian: starts the child, records what it says, renews the lease, and decides how it ended.
+
+Training goes on while the database is away: what the child says waits in memory until it can be recorded.
+Every write is fenced by the attempt's number; when the ledger refuses one, the child is killed and nothing is written.
+"""
+
+import json
+import logging
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+
+from acmix import manifest
+from acmix.catalog import Device
+from acmix.errors import CheckpointIncompatible, Reason
+from acmix.events import Event
+from service.settings import Settings
+from service.store.artifacts import Artifacts
+from service.store.errors import LeaseLost
+from service.store.ids import new_id
+from service.store.ledger import Ledger
+from service.store.rows import Checkpoint, Claim, Outcome
+from worker.child import Child
+
+log = logging.getLogger(__name__)
+
+RECORD_SECONDS = 1.0  # how long events gather before they are recorded together
+RECORD_EVENTS = 500
+WISH_SECONDS = 1.0
+RENEWALS_A_LEASE = 12
+TICK_SECONDS = 0.1
+
+T = TypeVar("T")
+Cause = Literal["cancel", "pause", "drain", "max_runtime"]
+
+
+class Supervisor:
+    """One attempt from claim to verdict. `draining` is the node's flag."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        artifacts: Artifacts,
+        claim: Claim,
+        devices: Sequence[Device],
+        draining: threading.Event,
+    ) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.artifacts = artifacts
+        self.job = claim.job
+        self.devices = devices
+        self.draining = draining
+        self.attempts_folder = settings.data_folder / "attempts" / claim.job.id
+        self.folder = self.attempts_folder / f"attempt-{claim.job.attempt}"
+        self.cause: Cause | None = None
+        self.killed = False
+        self.last_status: Event | None = None
+        self._unrecorded: list[Event] = []
+        self._unlogged: list[str] = []
+        self._checkpoint_ids: dict[int, str] = {}  # a commit that is tried again is the same commit
+        self._due = {"record": 0.0, "renew": 0.0, "wish": 0.0}
+        self._kill_at = float("inf")
+
+    def run(self) -> None:
+        """See the attempt through. Returns when the ledger knows how it ended, or has taken the job away."""
+        log.info("%s attempt %s starts", self.job.id, self.job.attempt)
+        child = None
+        try:
+            self._patiently(self._fetch_checkpoints)
+            child = self._start()
+            while not child.has_ended():
+                child.wait(TICK_SECONDS)
+                self._tick(child)
+            child.kill()
+            self._record_rest(child)
+            outcome = self._outcome(child.process.returncode)
+            log.info("%s attempt %s: %s", self.job.id, self.job.attempt, outcome.kind)
+            self._patiently(lambda: self.ledger.finish(self.job.id, self.job.attempt, outcome))
+        except LeaseLost:
+            log.warning("%s attempt %s was given to another; it ends here", self.job.id, self.job.attempt)
+        finally:
+            if child:
+                child.kill()
+                child.process.wait()
+            shutil.rmtree(self.attempts_folder, ignore_errors=True)
+
+    def _fetch_checkpoints(self) -> None:
+        """Lay down the job's checkpoints; unreadable ones are struck from the ledger, and an event says so."""
+        shutil.rmtree(self.attempts_folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        whole: list[Checkpoint] = []
+        for listed in sorted(self.ledger.checkpoints(self.job.id), key=lambda checkpoint: checkpoint.step):
+            target = self._checkpoint_folder(listed.step)
+            try:
+                self.artifacts.fetch_folder(listed.key, target)
+                manifest.check(target)
+                whole.append(listed)
+            except (CheckpointIncompatible, OSError) as error:
+                shutil.rmtree(target, ignore_errors=True)
+                newest = whole[-1] if whole else None
+                self.ledger.rewind(self.job.id, self.job.attempt, newest, why=f"step {listed.step}: {error}")
+
+    def _start(self) -> Child:
+        spec = self.folder / "spec.json"
+        spec.write_text(json.dumps(self.job.resolved_spec))
+        self._started = time.monotonic()
+        return Child(spec, self.folder, self.settings.data_root, self.devices)
+
+    def _checkpoint_folder(self, step: int) -> Path:
+        return self.folder / "checkpoints" / f"step-{step:09d}"
+
+    def _tick(self, child: Child) -> None:
+        """What is due: record, renew, look for wishes, end what must end. The database may be away."""
+        self._end_if_due(child)
+        try:
+            if self._is_due("record", RECORD_SECONDS):
+                self._record(child)
+            if self._is_due("renew", self.settings.lease_seconds / RENEWALS_A_LEASE):
+                self._heed(child, self.ledger.heartbeat(self.job.id, self.job.attempt))
+            elif self._is_due("wish", WISH_SECONDS):
+                self._heed(child, self.ledger.wish(self.job.id, self.job.attempt))
+        except (DBAPIError, OSError) as error:
+            log.warning("%s: could not be recorded now, training goes on: %s", self.job.id, error)
+
+    def _is_due(self, what: str, every_seconds: float) -> bool:
+        now = time.monotonic()
+        if now < self._due[what]:
+            return False
+        self._due[what] = now + every_seconds
+        return True
+
+    def _heed(self, child: Child, wish: Literal["cancel", "pause"] | None) -> None:
+        if wish:
+            self._end(child, wish, self.settings.cancel_grace_seconds)
+
+    def _end_if_due(self, child: Child) -> None:
+        limit = self.job.resolved_spec["resources"]["max_runtime_seconds"]
+        if limit is not None and time.monotonic() - self._started > limit:
+            self._end(child, "max_runtime", self.settings.cancel_grace_seconds)
+        if self.draining.is_set():
+            self._end(child, "drain", self.settings.stop_grace_seconds - 3)
+        if time.monotonic() > self._kill_at:
+            self.killed = True
+            child.kill()
+
+    def _end(self, child: Child, cause: Cause, grace_seconds: float) -> None:
+        """Ask the child to end, once; after the grace its whole group is killed."""
+        if self.cause is None:
+            self.cause = cause
+            self._kill_at = time.monotonic() + grace_seconds
+            child.ask_to_stop()
+
+    def _record(self, child: Child) -> None:
+        """Write what the child said. What could not be written stays and comes first the next time."""
+        self._unlogged += child.take_lines(RECORD_EVENTS)
+        if self._unlogged:
+            self.ledger.log(self.job.id, self.job.attempt, self._unlogged)
+            self._unlogged = []
+        self._unrecorded += child.take_events(RECORD_EVENTS - len(self._unrecorded))
+        while self._unrecorded:
+            self._record_some()
+
+    def _record_some(self) -> None:
+        """Record events up to the next checkpoint, or commit that checkpoint."""
+        first = self._unrecorded[0]
+        if first.type == "checkpoint":
+            self._commit(first)
+            del self._unrecorded[0]
+            return
+        plain = self._up_to_a_checkpoint(self._unrecorded)
+        told = [event for event in plain if not self._is_verdict(event)]
+        if told:
+            self.ledger.record(self.job.id, self.job.attempt, told)
+        del self._unrecorded[: len(plain)]
+
+    def _is_verdict(self, event: Event) -> bool:
+        """The child's last word is for `_outcome`; the ledger writes the status event itself."""
+        if event.type == "status" and event.data["status"] != "running":
+            self.last_status = event
+            return True
+        return False
+
+    @staticmethod
+    def _up_to_a_checkpoint(events: Sequence[Event]) -> Sequence[Event]:
+        stop = next((index for index, event in enumerate(events) if event.type == "checkpoint"), len(events))
+        return events[:stop]
+
+    def _commit(self, event: Event) -> None:
+        """Files first, the row last; then what retention drops goes."""
+        data, checkpoints = event.data, self.job.resolved_spec["checkpoints"]
+        identity = self._checkpoint_ids.setdefault(data["step"], new_id("ckpt"))
+        checkpoint = Checkpoint(
+            id=identity,
+            job=self.job.id,
+            attempt=self.job.attempt,
+            key=f"jobs/{self.job.id}/checkpoints/{identity}",
+            best=False,
+            latest=False,
+            created_at=None,
+            **{name: data[name] for name in ("epoch", "step", "kind", "metrics", "size_bytes", "sha256")},
+        )
+        try:
+            self.artifacts.put_folder(checkpoint.key, self._checkpoint_folder(data["step"]))
+        except FileNotFoundError:
+            log.info("%s: the checkpoint of step %s made way for a newer one", self.job.id, data["step"])
+            return
+        removed = self.ledger.commit_checkpoint(
+            self.job.id,
+            self.job.attempt,
+            checkpoint,
+            event,
+            keep_best=checkpoints["keep_best"],
+            keep_latest=checkpoints["keep_latest"],
+            metric=data["metric"],
+            larger_is_better=not data["metric"].endswith("loss"),
+        )
+        for gone in removed:
+            self.artifacts.delete_prefix(gone.key)
+
+    def _record_rest(self, child: Child) -> None:
+        """All that the child said to its end."""
+
+        def rest() -> bool:
+            self._record(child)
+            return bool(self._unrecorded)
+
+        while self._patiently(rest) or self._has_more(child):
+            continue
+
+    def _has_more(self, child: Child) -> bool:
+        self._unrecorded += child.take_events(RECORD_EVENTS)
+        self._unlogged += child.take_lines(RECORD_EVENTS)
+        return bool(self._unrecorded or self._unlogged)
+
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """Do it, again every second while the database or the store is away; a node that drains does not wait long."""
+        give_up_at = float("inf")
+        while True:
+            try:
+                return act()
+            except (DBAPIError, OSError) as error:
+                log.warning("%s: tried again in a second: %s", self.job.id, error)
+            if self.draining.is_set():
+                give_up_at = min(give_up_at, time.monotonic() + self.settings.stop_grace_seconds)
+            if time.monotonic() > give_up_at:
+                raise LeaseLost(f"{self.job.id}: the database stayed away; the lease will run out")
+            time.sleep(1)
+
+    def _outcome(self, returncode: int) -> Outcome:
+        """How the attempt ended: what the child said, else what its exit says."""
+        exit_code, number = (returncode, None) if returncode >= 0 else (None, -returncode)
+        said = self.last_status.data["status"] if self.last_status else None
+        if said == "succeeded":
+            return Outcome("succeeded", None, exit_code, number)
+        if said == "failed" and self.last_status:
+            return Outcome("failed", Reason(**self.last_status.data["reason"]), exit_code, number)
+        if said == "stopped" or self.killed:
+            return self._outcome_of_cause(exit_code, number)
+        if number is not None:
+            name = signal.Signals(number).name
+            return Outcome("lost", Reason("worker_lost", f"the run was ended by {name}", retryable=True), None, number)
+        reason = Reason("internal", f"the run left with exit code {exit_code} and no word why", retryable=True)
+        return Outcome("failed", reason, exit_code, None)
+
+    def _outcome_of_cause(self, exit_code: int | None, number: int | None) -> Outcome:
+        if self.cause == "max_runtime":
+            limit = self.job.resolved_spec["resources"]["max_runtime_seconds"]
+            reason = Reason("max_runtime_exceeded", f"max_runtime_seconds={limit} is over", "user")
+            return Outcome("failed", reason, exit_code, number)
+        kinds: dict[Cause | None, Literal["cancelled", "paused", "drained"]] = {
+            "cancel": "cancelled",
+            "pause": "paused",
+        }
+        return Outcome(kinds.get(self.cause, "drained"), None, exit_code, number)
