@@ -50,7 +50,7 @@ def _keep_stdout_for_events() -> TextIO:
 
 def _catalog(out: TextIO) -> int:
     from acmix import menu
-    from acmix.run import versions
+    from acmix.training.run import versions
 
     card = {
         "catalog": menu.catalog().model_dump(mode="json"),
@@ -68,7 +68,7 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         job = spec.read(arguments.spec)
-        from acmix.run import run
+        from acmix.training.run import run
 
         for event in run(job, arguments.folder, data_root=arguments.data_root, stop=stop):
             _tell(event, out)
@@ -90,7 +90,7 @@ def _reason(error: Exception) -> Reason:
     if isinstance(error, AcmixError):
         return error.reason()
     log.exception("the run ended with an error of its own")
-    from acmix.run import reason_of
+    from acmix.training.run import reason_of
 
     return reason_of(error)
 

@@ -38,7 +38,7 @@ class Reason:
         return asdict(self)
 
 
-@dataclass
+@dataclass(eq=False)
 class AcmixError(Exception):
     """Base of all errors that this library raises on purpose. The message is a sentence that names what would do."""
 

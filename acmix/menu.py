@@ -41,15 +41,8 @@ def _functions(table: Mapping[str, Callable[..., Any]]) -> list[Entry]:
 def _backbone(name: str, backbone: type[Any]) -> BackboneEntry:
     """Its slots are found in the model itself, built without memory for its weights."""
     with torch.device("meta"):
-        slots = find(backbone(1, **_required(backbone)))
+        slots = find(backbone(1))
     return BackboneEntry(**_entry(name, backbone), slots=slots, slot_pattern=backbone.slot_pattern)
-
-
-def _required(backbone: type[Any]) -> dict[str, Any]:
-    """Values for options without a default: what the slot pattern says stands for them."""
-    pattern = backbone.slot_pattern
-    required = registry.schema(backbone).get("required", [])
-    return {option: pattern.depths for option in required if option == pattern.depths_option}
 
 
 def _mixers() -> list[MixerEntry]:

@@ -21,6 +21,7 @@ from acmix.errors import Problem, SpecInvalid, nearest
 Auto = Literal["auto"]
 MAX_OPTION_STRING = 4096
 MAX_OPTION_ITEMS = 4096
+MAX_PROBLEMS = 100
 
 
 def _printable(text: str) -> str:
@@ -105,8 +106,8 @@ class Training(Part):
     epochs: int = Field(10, ge=1, le=100_000)
     batch_size: int = Field(128, ge=1, le=65_536)
     accumulate_batches: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one optimizer step")
-    optimizer: FlatChoice = FlatChoice(name="sgd", lr=0.1, momentum=0.9, weight_decay=1e-4)  # type: ignore[call-arg]  # its options are extra fields
-    schedule: FlatChoice = FlatChoice(name="cosine", warmup_epochs=1)  # type: ignore[call-arg]  # as above
+    optimizer: FlatChoice = FlatChoice(name="sgd", lr=0.1, momentum=0.9, weight_decay=1e-4)
+    schedule: FlatChoice = FlatChoice(name="cosine", warmup_epochs=1)
     weight_decay_on: Literal["weights", "all"] = Field(
         "weights", description="`weights` spares norms, biases, alpha and beta"
     )
@@ -168,11 +169,12 @@ class JobSpec(Part):
 
 
 def parse(raw: Any) -> JobSpec:
-    """The spec that JSON values stand for; SpecInvalid with a pointer for every fault."""
+    """The spec that JSON values stand for; SpecInvalid with a pointer for every fault, up to 100."""
     try:
         return JobSpec.model_validate(raw)
     except ValidationError as error:
-        raise SpecInvalid([_problem(fault, raw) for fault in error.errors(include_url=False)]) from None
+        faults = error.errors(include_url=False, include_input=False)[:MAX_PROBLEMS]
+        raise SpecInvalid([_problem(fault, raw) for fault in faults]) from None
 
 
 def read(path: Path) -> JobSpec:

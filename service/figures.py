@@ -37,7 +37,7 @@ def log_ratio(alpha: float | None, beta: float | None) -> float:
 
 
 def _by_depth(traces: Sequence[LayerTrace]) -> "Figure":
-    figure, axes = _canvas(max(6.0, 2.2 + 0.42 * len(traces)), 4.4)
+    figure, (axes,) = _canvas(max(6.0, 2.2 + 0.42 * len(traces)), 4.4, panels=1)
     names = [trace.layer for trace in traces]
     first = [log_ratio(trace.alpha[0], trace.beta[0]) for trace in traces if trace.step]
     last = [log_ratio(trace.alpha[-1], trace.beta[-1]) for trace in traces if trace.step]
@@ -62,11 +62,10 @@ def _by_depth(traces: Sequence[LayerTrace]) -> "Figure":
 def _over_steps(traces: Sequence[LayerTrace]) -> "Figure":
     from matplotlib import colormaps
 
-    figure, axes = _canvas(9.0, 3.8, columns=2)
+    figure, panels = _canvas(9.0, 3.8, panels=2)
     shades = colormaps["viridis"]
-    for which, name in enumerate(("alpha", "beta")):
-        panel = axes[which]
-        panel.set_title(f"{name} ({'attention' if which == 0 else 'convolution'})", fontsize=10, loc="left")
+    for panel, name, path in zip(panels, ("alpha", "beta"), ("attention", "convolution"), strict=True):
+        panel.set_title(f"{name} ({path})", fontsize=10, loc="left")
         panel.set_xlabel("step")
         for trace in traces:
             values = [math.nan if value is None else value for value in getattr(trace, name)]
@@ -75,18 +74,18 @@ def _over_steps(traces: Sequence[LayerTrace]) -> "Figure":
         if not traces:
             _say_nothing_yet(panel)
     if traces:
-        handles, labels = axes[0].get_legend_handles_labels()
+        handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", fontsize=6.5, frameon=False, title="by depth")
     return figure
 
 
-def _canvas(width: float, height: float, *, columns: int = 1) -> "tuple[Figure, Axes | Sequence[Axes]]":
+def _canvas(width: float, height: float, *, panels: int) -> "tuple[Figure, list[Axes]]":
     """A figure that touches no global state of matplotlib: safe in threads."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns, sharey=True)
-    for panel in [axes] if columns == 1 else axes:
+    axes = list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
+    for panel in axes:
         panel.grid(axis="y", color=GRID, linewidth=0.8)
         panel.set_axisbelow(True)
         panel.tick_params(labelsize=8, color=GRID)

@@ -5,6 +5,7 @@ SIGTERM or Ctrl-C ends all of them; all that they write lies in one folder.
 """
 
 import fcntl
+import logging
 import os
 import shutil
 import signal
@@ -23,6 +24,8 @@ from types import FrameType
 import httpx
 
 from service.store.database import connect, migrate
+
+log = logging.getLogger(__name__)
 
 STOP_SECONDS = 9.0  # from the signal to the last child's end
 LONGEST_BACKOFF_SECONDS = 30.0
@@ -172,7 +175,7 @@ def _free_port(host: str, port: int) -> Iterator[None]:
 @contextmanager
 def _socket_folder() -> Iterator[Path]:
     """A short path: a unix socket's may not pass 100 characters, and a data folder's may."""
-    folder = Path(tempfile.mkdtemp(prefix="acmix-", dir="/tmp"))  # noqa: S108  # short, and mkdtemp makes it ours alone
+    folder = Path(tempfile.mkdtemp(prefix="acmix-", dir="/tmp"))  # short, and mkdtemp makes it ours alone
     try:
         yield folder
     finally:
@@ -219,7 +222,7 @@ def _is_alive(child: Child) -> bool:
         return True
     lived = time.monotonic() - child.started_at
     child.backoff_seconds = 0.5 if lived > HEALTHY_SECONDS else min(2 * child.backoff_seconds, LONGEST_BACKOFF_SECONDS)
-    print(f"{child.name} ended with status {child.process.returncode}; started again", file=sys.stderr, flush=True)
+    log.warning("%s ended with status %s; started again", child.name, child.process.returncode)
     child.start_at = time.monotonic() + (0 if lived > HEALTHY_SECONDS else child.backoff_seconds)
     child.process = None
     return False

@@ -8,6 +8,7 @@ from service import settings
 from service.store.artifacts import Artifacts
 from service.store.database import connect
 from service.store.ledger import Ledger
+from service.store.reading import Reader
 from worker import app, housekeeping
 from worker.node import Node, card_of_this_machine
 
@@ -22,23 +23,25 @@ def main() -> None:
 
 def _train() -> None:
     config = settings.load()
-    node = Node(config, _ledger(config), Artifacts(config.artifacts_url), card_of_this_machine())
+    node = Node(config, *_store(config), card_of_this_machine())
     app.serve(config, node, queues=["train"], threads=node.slots)
 
 
 def _housekeeping() -> None:
     config = settings.load()
-    loop = housekeeping.Housekeeping(config, _ledger(config), Artifacts(config.artifacts_url))
-    app.serve(config, loop, queues=["plans", "light"], threads=2)
+    housekeeper = housekeeping.Housekeeper(config, *_store(config))
+    app.serve(config, housekeeper, queues=["plans", "light"], threads=2)
 
 
-def _ledger(config: settings.Settings) -> Ledger:
-    return Ledger(
-        connect(config.database_url),
+def _store(config: settings.Settings) -> tuple[Ledger, Reader, Artifacts]:
+    engine = connect(config.database_url)
+    ledger = Ledger(
+        engine,
         lease_seconds=config.lease_seconds,
         max_failures=config.max_failures,
         max_losses=config.max_losses,
     )
+    return ledger, Reader(engine), Artifacts(config.artifacts_url)
 
 
 if __name__ == "__main__":

@@ -40,10 +40,8 @@ def serve(settings: Settings, service: Service, *, queues: Sequence[str], thread
     signals.worker_ready.connect(on_ready)
     signals.worker_shutting_down.connect(on_shutting_down)
     try:
-        app.worker_main(
-            ["worker", "--queues", ",".join(queues), "--pool", "threads", "--concurrency", str(threads)]
-            + ["--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-        )
+        command = ["worker", "--queues", ",".join(queues), "--pool", "threads", "--concurrency", str(threads)]
+        app.worker_main([*command, "--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"])
     finally:
         service.drain()
         service.stop()

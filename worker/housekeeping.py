@@ -11,19 +11,21 @@ from service.store.artifacts import Artifacts
 from service.store.errors import JobNotFound
 from service.store.ledger import Ledger
 from service.store.queue import Queue
+from service.store.reading import Reader
 
 log = logging.getLogger(__name__)
 
 LONG_QUEUED_SECONDS = 15.0
-CLEANING_SECONDS = 300.0
+CLEANING_SECONDS = 3600.0
 
 
 class Housekeeper:
     """A loop on the database; a message only makes it look at once."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, artifacts: Artifacts) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, reader: Reader, artifacts: Artifacts) -> None:
         self.settings = settings
         self.ledger = ledger
+        self.reader = reader
         self.artifacts = artifacts
         self.queue = Queue(settings.broker_url)
         self._rung = threading.Event()
@@ -80,10 +82,10 @@ class Housekeeper:
 
     def _remove_files_without_a_row(self) -> None:
         """What deleted jobs and checkpoints that were never committed left behind."""
-        for job_prefix in self.artifacts.prefixes("jobs/"):
+        for job_prefix in self.artifacts.prefixes("jobs"):
             job_id = job_prefix.strip("/").split("/")[-1]
             try:
-                self.ledger.job(job_id)
+                self.reader.job(job_id)
             except JobNotFound:
                 log.info("removing the files of %s, which is gone", job_id)
                 self.artifacts.delete_prefix(f"jobs/{job_id}/")

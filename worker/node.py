@@ -18,7 +18,8 @@ from acmix.catalog import Catalog, Device
 from service.settings import Settings
 from service.store.artifacts import Artifacts
 from service.store.ledger import Ledger
-from service.store.rows import Worker
+from service.store.reading import Reader
+from service.store.rows import WorkerCard
 from worker.supervise import Supervisor
 
 log = logging.getLogger(__name__)
@@ -50,9 +51,10 @@ class Node:
     A slot is a GPU; a machine without one has a single slot that trains on the CPU.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, artifacts: Artifacts, card: Card) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, reader: Reader, artifacts: Artifacts, card: Card) -> None:
         self.settings = settings
         self.ledger = ledger
+        self.reader = reader
         self.artifacts = artifacts
         self.card = card
         self.id = f"wk_{platform.node()}_{uuid.uuid4().hex[:8]}"
@@ -102,7 +104,7 @@ class Node:
         if claim is None:
             return False
         devices = [self.card.devices[slot]] if claim.job.resolved_spec["resources"]["gpus"] else []
-        Supervisor(self.settings, self.ledger, self.artifacts, claim, devices, self._draining).run()
+        Supervisor(self.settings, self.ledger, self.reader, self.artifacts, claim, devices, self._draining).run()
         return True
 
     def _can_run(self, spec: dict[str, Any]) -> bool:
@@ -134,22 +136,13 @@ class Node:
         while not self._draining.is_set():
             try:
                 if not enrolled:
-                    self.ledger.enrol(self._card())
+                    self.ledger.enrol(self._worker_card())
                     enrolled = True
                 self.ledger.seen(self.id, self.slots - len(self._free))
             except DBAPIError as error:
                 log.warning("the database does not answer: %s", error)
             self._draining.wait(self.settings.idle_look_seconds if enrolled else 1)
 
-    def _card(self) -> Worker:
-        return Worker(
-            id=self.id,
-            host=platform.node(),
-            slots=self.slots,
-            busy=0,
-            devices=[device.model_dump() for device in self.card.devices],
-            versions=self.card.versions,
-            catalog=self.card.catalog,
-            started_at=None,
-            seen_at=None,
-        )
+    def _worker_card(self) -> WorkerCard:
+        card = self.card
+        return WorkerCard(self.id, platform.node(), self.slots, card.devices, card.versions, card.catalog)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from obstore.exceptions import BaseError
 from sqlalchemy.exc import DBAPIError
 
 from acmix import manifest
@@ -22,9 +23,10 @@ from acmix.errors import CheckpointIncompatible, Reason
 from acmix.events import Event
 from service.settings import Settings
 from service.store.artifacts import Artifacts
-from service.store.errors import LeaseLost
+from service.store.errors import ArtifactNotFound, LeaseLost
 from service.store.ids import new_id
 from service.store.ledger import Ledger
+from service.store.reading import Reader
 from service.store.rows import Checkpoint, Claim, Outcome
 from worker.child import Child
 
@@ -36,6 +38,7 @@ WISH_SECONDS = 1.0
 RENEWALS_A_LEASE = 12
 TICK_SECONDS = 0.1
 
+AWAY = (DBAPIError, OSError, BaseError)  # the database or the files do not answer now
 T = TypeVar("T")
 Cause = Literal["cancel", "pause", "drain", "max_runtime"]
 
@@ -47,6 +50,7 @@ class Supervisor:
         self,
         settings: Settings,
         ledger: Ledger,
+        reader: Reader,
         artifacts: Artifacts,
         claim: Claim,
         devices: Sequence[Device],
@@ -54,6 +58,7 @@ class Supervisor:
     ) -> None:
         self.settings = settings
         self.ledger = ledger
+        self.reader = reader
         self.artifacts = artifacts
         self.job = claim.job
         self.devices = devices
@@ -97,13 +102,13 @@ class Supervisor:
         shutil.rmtree(self.attempts_folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         whole: list[Checkpoint] = []
-        for listed in sorted(self.ledger.checkpoints(self.job.id), key=lambda checkpoint: checkpoint.step):
+        for listed in sorted(self.reader.checkpoints(self.job.id), key=lambda checkpoint: checkpoint.step):
             target = self._checkpoint_folder(listed.step)
             try:
                 self.artifacts.fetch_folder(listed.key, target)
                 manifest.check(target)
                 whole.append(listed)
-            except (CheckpointIncompatible, OSError) as error:
+            except (CheckpointIncompatible, ArtifactNotFound) as error:
                 shutil.rmtree(target, ignore_errors=True)
                 newest = whole[-1] if whole else None
                 self.ledger.rewind(self.job.id, self.job.attempt, newest, why=f"step {listed.step}: {error}")
@@ -127,7 +132,7 @@ class Supervisor:
                 self._heed(child, self.ledger.heartbeat(self.job.id, self.job.attempt))
             elif self._is_due("wish", WISH_SECONDS):
                 self._heed(child, self.ledger.wish(self.job.id, self.job.attempt))
-        except (DBAPIError, OSError) as error:
+        except AWAY as error:
             log.warning("%s: could not be recorded now, training goes on: %s", self.job.id, error)
 
     def _is_due(self, what: str, every_seconds: float) -> bool:
@@ -202,15 +207,13 @@ class Supervisor:
             job=self.job.id,
             attempt=self.job.attempt,
             key=f"jobs/{self.job.id}/checkpoints/{identity}",
-            best=False,
-            latest=False,
-            created_at=None,
             **{name: data[name] for name in ("epoch", "step", "kind", "metrics", "size_bytes", "sha256")},
         )
         try:
             self.artifacts.put_folder(checkpoint.key, self._checkpoint_folder(data["step"]))
         except FileNotFoundError:
             log.info("%s: the checkpoint of step %s made way for a newer one", self.job.id, data["step"])
+            self.artifacts.delete_prefix(checkpoint.key)
             return
         removed = self.ledger.commit_checkpoint(
             self.job.id,
@@ -246,12 +249,12 @@ class Supervisor:
         while True:
             try:
                 return act()
-            except (DBAPIError, OSError) as error:
+            except AWAY as error:
                 log.warning("%s: tried again in a second: %s", self.job.id, error)
             if self.draining.is_set():
                 give_up_at = min(give_up_at, time.monotonic() + self.settings.stop_grace_seconds)
             if time.monotonic() > give_up_at:
-                raise LeaseLost(f"{self.job.id}: the database stayed away; the lease will run out")
+                raise LeaseLost(self.job.id, self.job.attempt)  # it will, when the lease runs out
             time.sleep(1)
 
     def _outcome(self, returncode: int) -> Outcome:

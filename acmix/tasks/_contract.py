@@ -38,7 +38,7 @@ class Task(Protocol):
 
 
 def is_better(metric: str, value: float, than: float | None) -> bool:
-    """Whether `value` beats `than` on this metric; anything beats nothing."""
+    """Whether `value`, come later, beats `than` on this metric. Of equals the later is better: it trained longer."""
     if than is None:
         return True
-    return value < than if metric.endswith("loss") else value > than
+    return value <= than if metric.endswith("loss") else value >= than

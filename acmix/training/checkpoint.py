@@ -1,7 +1,7 @@
 """Checkpoints on disk: written whole or not at all, verified when read, and no pickle anywhere.
 
 A checkpoint is a folder `step-000000120` of four files:
-    model.safetensors   the weights that are evaluated; its metadata carries the resolved spec
+    model.safetensors   the weights that are evaluated; its metadata `acmix` carries spec, epoch and step
     state.safetensors   every other tensor an exact resume needs (optimizer, EMA, random generators, ...)
     state.json          everything else: position, best so far, schedule, scaler
     manifest.json       size and sha256 of the other three; written last, so that its presence means "whole"
@@ -24,6 +24,7 @@ from acmix import manifest
 from acmix.errors import DiskFull
 from acmix.tasks._contract import is_better
 
+ABOUT = "acmix"  # the key of the model file's metadata
 MODEL, STATE, RECORD = "model.safetensors", "state.safetensors", "state.json"
 
 
@@ -61,14 +62,15 @@ def save(
     metrics: Mapping[str, float],
     weights: Mapping[str, Tensor],
     state: Mapping[str, Any],
-    metadata: Mapping[str, str],
+    about: Mapping[str, Any],
 ) -> Saved:
     """Write a checkpoint below `parent`: a temporary folder, every file synced, one rename, the parent synced.
 
     Args:
         weights: the model file's tensors.
         state: a tree of dicts, lists, numbers, strings and tensors; `load_state` gives it back as it was.
-        metadata: strings kept in the model file; equal runs must pass equal ones, for their files to be equal.
+        about: JSON values kept in the model file's metadata. Under one key, since safetensors writes several in an
+            order of chance, and equal runs must leave equal files.
 
     Raises:
         DiskFull: nothing is left behind.
@@ -82,7 +84,9 @@ def save(
             record = {"epoch": epoch, "step": step, "kind": kind, "metrics": dict(metrics)}
             record["state"] = _pack(state, "", tensors)
             save_file(
-                {name: tensor.contiguous() for name, tensor in weights.items()}, temporary / MODEL, dict(metadata)
+                {name: tensor.contiguous() for name, tensor in weights.items()},
+                temporary / MODEL,
+                {ABOUT: json.dumps(about)},
             )
             save_file(tensors, temporary / STATE)
             (temporary / RECORD).write_text(json.dumps(record))

@@ -288,7 +288,7 @@ def _save(run: Run, kind: str, *, must: bool) -> Iterator[Event]:
             metrics=(state.metrics or {}) if judged else {},
             weights=state.weights(),
             state=state.tree(),
-            metadata={"spec": spec.model_dump_json(), "epoch": str(state.epoch), "step": str(state.step)},
+            about={"spec": spec.dump(), "epoch": state.epoch, "step": state.step},
         )
     except DiskFull as error:
         checkpoint.retain(run.checkpoints, f"val/{run.metric}", **keep)

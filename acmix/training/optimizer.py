@@ -81,7 +81,7 @@ def rmsprop(
 
 def lamb(groups: Groups, *, lr: LearningRate = 5e-3, weight_decay: Decay = 0.02) -> optim.Optimizer:
     """LAMB, layer-wise adaptive Adam for large batches (timm)."""
-    from timm.optim import Lamb
+    from timm.optim.lamb import Lamb
 
     return _typed(Lamb(groups, lr=lr, weight_decay=weight_decay))
 
@@ -94,7 +94,7 @@ def lion(
     weight_decay: Decay = 0.5,
 ) -> optim.Optimizer:
     """Lion, the sign of a momentum (timm)."""
-    from timm.optim import Lion
+    from timm.optim.lion import Lion
 
     return _typed(Lion(groups, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay))
 
@@ -103,7 +103,7 @@ def lars(
     groups: Groups, *, lr: LearningRate = 1.0, momentum: Fraction = 0.9, weight_decay: Decay = 1e-4
 ) -> optim.Optimizer:
     """LARS, layer-wise scaled SGD for large batches (timm)."""
-    from timm.optim import Lars
+    from timm.optim.lars import Lars
 
     return _typed(Lars(groups, lr=lr, momentum=momentum, weight_decay=weight_decay))
 

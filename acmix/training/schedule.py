@@ -85,7 +85,7 @@ def build(optimizer: Optimizer, choice: FlatChoice, *, epochs: int, steps_an_epo
     def factor(step_number: int) -> float:
         if step_number < warmup_steps:
             return (step_number + 1) / warmup_steps
-        return curve(min(step_number / steps_an_epoch, epochs), epochs, **options)
+        return float(curve(min(step_number / steps_an_epoch, epochs), epochs, **options))
 
     return LambdaLR(optimizer, factor)
 

@@ -12,7 +12,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import acmix
 from acmix import events, mixers, registry
-from acmix.build import build
 from acmix.errors import (
     AcmixError,
     CheckpointIncompatible,
@@ -23,6 +22,7 @@ from acmix.errors import (
     unknown_name,
 )
 from acmix.events import Event
+from acmix.model import build
 from acmix.spec import JobSpec
 from acmix.tasks._contract import Task
 from acmix.training import augment, checkpoint, data, loop, optimizer, schedule
@@ -98,7 +98,7 @@ def _run(spec: JobSpec, folder: Path, data_root: Path, stop: threading.Event) ->
 
 def _newest_whole(parent: Path) -> tuple[checkpoint.Saved | None, list[CheckpointIncompatible]]:
     """The newest checkpoint that is whole, and what was wrong with newer ones."""
-    faults = []
+    faults: list[CheckpointIncompatible] = []
     for folder in checkpoint.listed(parent):
         try:
             return checkpoint.verified(folder), faults
@@ -190,7 +190,8 @@ def _loader_workers(spec: JobSpec, dataset: Any) -> int:
 def _average(model: torch.nn.Module, spec: JobSpec) -> AveragedModel | None:
     if spec.training.ema is None:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(spec.training.ema.decay), use_buffers=True)
+    follow = get_ema_multi_avg_fn(spec.training.ema.decay)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
 
 
 def _metric(spec: JobSpec, task: Task) -> str:

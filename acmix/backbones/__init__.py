@@ -1,0 +1,1 @@
+"""The models that layers are swapped in: one family a file."""

@@ -1,0 +1,36 @@
+"""A model from the parts of a spec: a backbone by name, with ACmix layers swapped in."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from acmix import registry
+from acmix.spec import Backbone, Swap
+from acmix.swap import swap
+
+
+def build(
+    backbone: str | Backbone | Mapping[str, Any],
+    swaps: Sequence[Swap | Mapping[str, Any]] = (),
+    *,
+    num_classes: int,
+    image_px: int,
+) -> nn.Module:
+    """The model that a spec's `backbone` and `swaps` describe, its random weights drawn from torch's global generator.
+
+    Args:
+        backbone: a name, or what a spec has: {"name": "resnet26", "options": {"width": 0.25}}.
+        swaps: what a spec has: [{"layers": "layer4.*", "mixer": {"name": "acmix", "options": {"heads": 8}}}].
+        num_classes: outputs of the classifier.
+        image_px: side of the square images; only some backbones depend on it.
+    """
+    choice = Backbone.model_validate({"name": backbone} if isinstance(backbone, str) else backbone)
+    entry = registry.get("backbones", choice.name)
+    options = registry.check_options(entry, choice.options, where=f"backbone {choice.name!r}")
+    if "image_px" in inspect.signature(entry).parameters:
+        options["image_px"] = image_px
+    model: nn.Module = entry(num_classes, **options)
+    swap(model, swaps)
+    return model

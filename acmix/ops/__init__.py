@@ -1,0 +1,1 @@
+"""The fast operators of ACmix, each beside a slow and obvious reference."""

@@ -1,0 +1,276 @@
+"""A spec against the catalog: every fault with what would do, and the spec with all its defaults written out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import gcd
+from typing import Any, TypeVar
+
+from acmix.catalog import BackboneEntry, Catalog, Entry, MixerEntry, MixerForm, Slot, claim
+from acmix.errors import Problem, nearest, unknown_name
+from acmix.option_schema import Path, option_problems, with_defaults
+from acmix.spec import Choice, FlatChoice, JobSpec, Swap, pointer
+
+MAX_SLOTS = 500
+MAX_GLOBS = 500
+MAX_CLAIM_PROBLEMS = 20
+
+_Named = TypeVar("_Named", bound=Entry | MixerEntry)
+
+
+def problems(spec: JobSpec, catalog: Catalog, *, most_gpus: int) -> list[Problem]:
+    """Every reason why no worker could run the spec; `most_gpus` is what the largest worker has."""
+    return [
+        *(problem for place in _places(spec, catalog) for problem in place.problems()),
+        *_task_problems(spec, catalog),
+        *_swap_problems(spec, catalog),
+        *_training_problems(spec),
+        *_metric_problems(spec, catalog),
+        *_gpu_problems(spec, most_gpus),
+    ]
+
+
+def resolve(spec: JobSpec, catalog: Catalog) -> JobSpec:
+    """The spec with every default of its options written out; resolving it again changes nothing.
+
+    `gpus` and `loader_workers` may stay "auto": the worker that claims the job decides them.
+    """
+    training = spec.training
+    return spec.model_copy(
+        update={
+            "task": _filled(spec.task, catalog.tasks),
+            "backbone": _filled(spec.backbone, catalog.backbones),
+            "dataset": _filled(spec.dataset, catalog.datasets),
+            "swaps": _filled_swaps(spec, catalog),
+            "training": training.model_copy(
+                update={
+                    "optimizer": _filled_flat(training.optimizer, catalog.optimizers),
+                    "schedule": _filled_flat(training.schedule, catalog.schedules),
+                    "augment": _filled_flat(training.augment, catalog.augments),
+                }
+            ),
+            "evaluation": spec.evaluation.model_copy(update={"metric": _metric(spec, catalog)}),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a spec names an entry of the catalog."""
+
+    what: str
+    path: Path
+    choice: Choice | FlatChoice
+    entries: Sequence[Entry]
+
+    def problems(self) -> list[Problem]:
+        entry = _entry(self.entries, self.choice.name)
+        if entry is None:
+            return [_unknown_name(self.what, self.path, self.choice.name, [each.name for each in self.entries])]
+        at = self.path if isinstance(self.choice, FlatChoice) else (*self.path, "options")
+        return option_problems(entry.options, self.choice.options, at)
+
+
+def _places(spec: JobSpec, catalog: Catalog) -> list[_Place]:
+    training = spec.training
+    return [
+        _Place("task", ("task",), spec.task, catalog.tasks),
+        _Place("backbone", ("backbone",), spec.backbone, catalog.backbones),
+        _Place("data set", ("dataset",), spec.dataset, catalog.datasets),
+        _Place("optimizer", ("training", "optimizer"), training.optimizer, catalog.optimizers),
+        _Place("schedule", ("training", "schedule"), training.schedule, catalog.schedules),
+        _Place("augment", ("training", "augment"), training.augment, catalog.augments),
+    ]
+
+
+def _unknown_name(what: str, path: Path, name: str, names: Sequence[str]) -> Problem:
+    return Problem(
+        pointer((*path, "name")),
+        "unknown_name",
+        unknown_name(what, name, names),
+        allowed=sorted(names),
+        fixes=nearest(name, names) or None,
+    )
+
+
+def _task_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
+    task, dataset = _entry(catalog.tasks, spec.task.name), _entry(catalog.datasets, spec.dataset.name)
+    if task is None or dataset is None or dataset.task == task.name:
+        return
+    fitting = sorted(each.name for each in catalog.datasets if each.task == task.name)
+    yield Problem(
+        "/dataset/name",
+        "wrong_task",
+        f"{dataset.name} is a data set for {dataset.task}, not for {task.name}; "
+        + (f"these are: {', '.join(fitting)}" if fitting else "there is none"),
+        allowed=fitting,
+    )
+
+
+def _swap_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
+    names = [mixer.name for mixer in catalog.mixers]
+    for index, swap in enumerate(spec.swaps):
+        if swap.mixer.name not in names:
+            yield _unknown_name("mixer", ("swaps", index, "mixer"), swap.mixer.name, names)
+    if sum(len(swap.globs) for swap in spec.swaps) > MAX_GLOBS:
+        yield Problem("/swaps", "out_of_bounds", f"swaps must hold at most {MAX_GLOBS} globs in all", limit=MAX_GLOBS)
+        return
+    slots, faults = _slots(spec, catalog)
+    yield from faults
+    if not slots:
+        return
+    slot_names = [slot.name for slot in slots]
+    claims, claim_faults = claim([swap.globs for swap in spec.swaps], slot_names)
+    for index, sentence in claim_faults[:MAX_CLAIM_PROBLEMS]:
+        yield Problem(pointer(("swaps", index, "layers")), "layers_invalid", sentence, allowed=slot_names)
+    for index, swap in enumerate(spec.swaps):
+        claimed = [slot for slot in slots if claims.get(slot.name) == index]
+        mixer = _entry(catalog.mixers, swap.mixer.name)
+        if mixer:
+            yield from _mixer_problems(index, swap, mixer, claimed or slots, catalog.mixers)
+
+
+def _slots(spec: JobSpec, catalog: Catalog) -> tuple[list[Slot], list[Problem]]:
+    """The slots of the backbone as the spec has it; none where its options are at fault."""
+    backbone = _entry(catalog.backbones, spec.backbone.name)
+    if backbone is None or option_problems(backbone.options, spec.backbone.options, ()):
+        return [], []
+    options = _set(with_defaults(backbone.options, spec.backbone.options))
+    faults = _depth_problems(backbone, options)
+    return ([], faults) if faults else (backbone.slots_under(options), [])
+
+
+def _set(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the options that are null: they leave the depths and the width as they are."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _depth_problems(backbone: BackboneEntry, options: Mapping[str, Any]) -> list[Problem]:
+    """Depths that do not go with the stages: slots are listed only for those that do."""
+    pattern = backbone.slot_pattern
+    if pattern is None or pattern.depths_option is None or pattern.depths_option not in options:
+        return []
+    depths, stages = options[pattern.depths_option], len(pattern.channels)
+    at = pointer(("backbone", "options", pattern.depths_option))
+    if len(depths) != stages:
+        return [Problem(at, "out_of_bounds", f"{pattern.depths_option} must hold {stages} numbers", limit=stages)]
+    if sum(depths) > MAX_SLOTS:
+        message = f"{pattern.depths_option} must sum to at most {MAX_SLOTS} blocks"
+        return [Problem(at, "out_of_bounds", message, limit=MAX_SLOTS)]
+    return []
+
+
+def _mixer_problems(
+    index: int, swap: Swap, mixer: MixerEntry, slots: Sequence[Slot], mixers: Sequence[MixerEntry]
+) -> Iterator[Problem]:
+    """Faults of a mixer for the slots that its swap claims, the first of each kind."""
+    path: Path = ("swaps", index, "mixer")
+    for kind in dict.fromkeys(slot.kind for slot in slots):
+        alike = [slot for slot in slots if slot.kind == kind]
+        form = mixer.form(kind)
+        if form is None:
+            fitting = sorted(other.name for other in mixers if other.form(kind))
+            message = f"{mixer.name} has no form for {alike[0].name}, a {kind} slot; {', '.join(fitting) or 'none'} has"
+            yield Problem(pointer((*path, "name")), "no_form", message, allowed=fitting)
+            continue
+        faults = option_problems(form.options, swap.mixer.options, (*path, "options"))
+        yield from faults or _divisor_problems((*path, "options"), form, swap.mixer.options, alike)
+
+
+def _divisor_problems(
+    path: Path, form: MixerForm, given: Mapping[str, Any], slots: Sequence[Slot]
+) -> Iterator[Problem]:
+    """The option that must divide the channels of every slot, such as heads."""
+    option = form.divides_channels
+    parts = with_defaults(form.options, given).get(option) if option else None
+    if option is None or not isinstance(parts, int):
+        return
+    odd = next((slot for slot in slots if slot.channels % parts), None)
+    if odd is None:
+        return
+    do = _divisors(gcd(*(slot.channels for slot in slots)))
+    do = [value for value in do if not option_problems(form.options, {**given, option: value}, ())]
+    yield Problem(
+        pointer((*path, option)),
+        "does_not_divide",
+        f"{option}={parts} does not divide {odd.channels} channels of {odd.name}; {_listed(do)} do",
+        allowed=do,
+        actual=parts,
+        fixes=sorted(do, key=lambda value: abs(value - parts))[:3],
+    )
+
+
+def _divisors(number: int) -> list[int]:
+    return [value for value in range(1, number + 1) if number % value == 0]
+
+
+def _listed(values: Sequence[int]) -> str:
+    *most, last = map(str, values)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _training_problems(spec: JobSpec) -> Iterator[Problem]:
+    warmup, epochs = spec.training.schedule.options.get("warmup_epochs"), spec.training.epochs
+    if isinstance(warmup, int | float) and warmup > epochs:
+        yield Problem(
+            "/training/schedule/warmup_epochs",
+            "out_of_bounds",
+            f"warmup_epochs must be at most the {epochs} epochs of the training",
+            limit=epochs,
+            actual=warmup,
+        )
+
+
+def _metric_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
+    task, asked = _entry(catalog.tasks, spec.task.name), spec.evaluation.metric
+    known = _metrics(task) if task else []
+    if task is None or asked == "auto" or asked in known:
+        return
+    message = unknown_name(f"metric of {task.name}", asked, known)
+    fixes = nearest(asked, known) or None
+    yield Problem("/evaluation/metric", "unknown_name", message, allowed=["auto", *known], fixes=fixes)
+
+
+def _gpu_problems(spec: JobSpec, most_gpus: int) -> Iterator[Problem]:
+    gpus = spec.resources.gpus
+    if gpus != "auto" and gpus > most_gpus:
+        message = f"gpus must be at most {most_gpus}: no worker of the last days had more"
+        yield Problem("/resources/gpus", "out_of_bounds", message, limit=most_gpus, actual=gpus)
+
+
+def _metric(spec: JobSpec, catalog: Catalog) -> str:
+    task = _entry(catalog.tasks, spec.task.name)
+    return _metrics(task)[0] if task and spec.evaluation.metric == "auto" else spec.evaluation.metric
+
+
+def _metrics(task: Entry) -> list[str]:
+    """What `best` can be chosen by, "auto" first; a task's schema may list its own."""
+    return list(task.options.get("x-metrics", ("accuracy", "top5_accuracy", "loss")))
+
+
+def _filled(choice: Choice, entries: Sequence[Entry]) -> Choice:
+    entry = _entry(entries, choice.name)
+    return choice.model_copy(update={"options": with_defaults(entry.options, choice.options)}) if entry else choice
+
+
+def _filled_flat(choice: FlatChoice, entries: Sequence[Entry]) -> FlatChoice:
+    entry = _entry(entries, choice.name)
+    options = with_defaults(entry.options, choice.options) if entry else choice.options
+    return FlatChoice.model_validate({"name": choice.name, **options})
+
+
+def _filled_swaps(spec: JobSpec, catalog: Catalog) -> list[Swap]:
+    """The swaps with the options of the form that they need; of several forms none would take the others' options."""
+    slots, _ = _slots(spec, catalog)
+    claims, _ = claim([swap.globs for swap in spec.swaps], [slot.name for slot in slots])
+    filled = []
+    for index, swap in enumerate(spec.swaps):
+        kinds = {slot.kind for slot in slots if claims.get(slot.name) == index}
+        mixer = _entry(catalog.mixers, swap.mixer.name)
+        form = mixer.form(kinds.pop()) if mixer and len(kinds) == 1 else None
+        options = with_defaults(form.options, swap.mixer.options) if form else swap.mixer.options
+        filled.append(swap.model_copy(update={"mixer": swap.mixer.model_copy(update={"options": options})}))
+    return filled
+
+
+def _entry(entries: Sequence[_Named], name: str) -> _Named | None:
+    return next((entry for entry in entries if entry.name == name), None)

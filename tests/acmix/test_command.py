@@ -1,0 +1,95 @@
+"""The library by hand: `python -m acmix run`, `python -m acmix catalog`, and what an import costs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from acmix.catalog import Catalog
+from tests.acmix.small import small_spec
+
+
+def _run(tmp_path: Path, spec: object, *, folder: str = "run") -> subprocess.CompletedProcess[str]:
+    path = tmp_path / "spec.json"
+    path.write_text(spec if isinstance(spec, str) else json.dumps(spec))
+    command = [sys.executable, "-m", "acmix", "run", str(path), "--folder", str(tmp_path / folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_run_by_hand_prints_events_and_nothing_else_on_stdout(tmp_path: Path) -> None:
+    done = _run(tmp_path, small_spec().dump())
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0
+    assert [events[0]["data"]["status"], events[-1]["data"]["status"]] == ["running", "succeeded"]
+    assert {event["type"] for event in events} == {"status", "progress", "metrics", "trace", "checkpoint", "evaluation"}
+    assert "epoch 2 of 2" in done.stderr
+
+
+def test_what_the_user_can_mend_is_a_sentence_in_the_last_event(tmp_path: Path) -> None:
+    job = small_spec().dump()
+    job["swaps"][0]["layers"] = "layer9.*"
+    for spec, code in [("{", "spec_invalid"), (job, "layer_not_found"), ({"backbone": 3}, "spec_invalid")]:
+        done = _run(tmp_path, spec)
+        last = json.loads(done.stdout.splitlines()[-1])
+        assert done.returncode == 1
+        assert last["data"]["status"] == "failed"
+        assert last["data"]["reason"]["code"] == code
+        assert last["data"]["reason"]["blame"] == "user"
+        assert "Traceback" not in done.stderr
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(small_spec(epochs=4, limit_train_batches=30).model_dump_json())
+    command = [sys.executable, "-m", "acmix", "run", str(path), "--folder", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line)["type"] == "trace":
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = [json.loads(line) for line in process.stdout]
+    assert process.returncode == 0
+    assert rest[-1]["data"]["status"] == "stopped"
+    again = [json.loads(line) for line in _run(tmp_path, path.read_text()).stdout.splitlines()]
+    assert again[0]["data"]["resumed_from"]["step"] == rest[-2]["data"]["step"]
+    assert again[-1]["data"]["status"] == "succeeded"
+
+
+def test_the_catalog_lists_every_name_with_its_options() -> None:
+    done = subprocess.run([sys.executable, "-m", "acmix", "catalog"], capture_output=True, check=True)
+    card = json.loads(done.stdout)
+    menu = Catalog.model_validate(card["catalog"])
+    assert {entry.name for entry in menu.backbones} >= {"resnet", "resnet26", "resnet38", "resnet50"}
+    assert {entry.name for entry in menu.datasets} == {"digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"}
+    for section in type(menu).model_fields:
+        assert getattr(menu, section), section
+        assert all(entry.description for entry in getattr(menu, section)), section
+    for backbone in menu.backbones:
+        assert backbone.slots == backbone.slots_under({})
+
+
+def test_importing_the_library_loads_no_torch_and_torch_loads_no_torchvision() -> None:
+    heavy = "{'torch', 'torchvision', 'timm', 'sklearn', 'pydantic', 'numpy'}"
+    for statement, allowed in [
+        ("import acmix", set()),
+        ("import acmix.spec, acmix.events, acmix.errors, acmix.catalog, acmix.resolve", {"pydantic"}),
+        ("import acmix; acmix.build, acmix.run, acmix.mixers, acmix.authors", {"pydantic", "torch", "numpy"}),
+        ("import acmix.menu; acmix.menu.catalog()", {"pydantic", "torch", "numpy"}),
+    ]:
+        code = f"{statement}\nimport sys; print(*sorted({heavy} & set(sys.modules)))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert set(done.stdout.split()) <= allowed, statement
+
+
+def test_a_tethered_child_dies_with_its_parent(tmp_path: Path) -> None:
+    """Its standard output is a pipe: it reads to its end once the grandchild is gone."""
+    child = "import subprocess, sys, os; p = subprocess.Popen([sys.executable, '-m', 'acmix.tether', str(os.getpid()), '--', 'sleep', '600']); print(p.pid, flush=True); os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (
+        not os.path.exists(f"/proc/{done.stdout.strip()}/cmdline")
+        or not Path(f"/proc/{done.stdout.strip()}/cmdline").read_bytes()
+    )

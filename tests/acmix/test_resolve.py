@@ -1,0 +1,222 @@
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acmix import resolve, spec
+from acmix.catalog import BackboneEntry, Catalog, Entry, MixerEntry, MixerForm, Slot
+from acmix.errors import Problem
+from tests.service.menu import catalog
+
+LEAST: dict[str, Any] = {"backbone": {"name": "resnet26"}, "dataset": {"name": "digits"}}
+EVERY_LAYER = [{"layers": "*"}]
+
+
+def problems(menu: Catalog | None = None, *, most_gpus: int = 0, **changes: Any) -> list[Problem]:
+    return resolve.problems(spec.parse({**LEAST, **changes}), menu or catalog(), most_gpus=most_gpus)
+
+
+def resolved(**changes: Any) -> spec.JobSpec:
+    return resolve.resolve(spec.parse({**LEAST, **changes}), catalog())
+
+
+def test_a_right_spec_has_no_problems() -> None:
+    assert problems(swaps=EVERY_LAYER) == []
+
+
+def test_an_unknown_name_is_told_with_the_nearest_and_all_others() -> None:
+    (problem,) = problems(backbone={"name": "resnet62"})
+    assert problem.pointer == "/backbone/name"
+    assert problem.fixes is not None
+    assert problem.fixes[0] == "resnet26"
+    assert problem.allowed == ["resnet", "resnet26", "resnet50"]
+
+
+def test_an_unknown_option_is_told_with_the_nearest() -> None:
+    (problem,) = problems(training={"optimizer": {"name": "sgd", "momentun": 0.9}})
+    assert problem.pointer == "/training/optimizer/momentun"
+    assert problem.fixes == ["momentum"]
+    assert problem.allowed == ["lr", "momentum", "nesterov", "weight_decay"]
+
+
+def test_a_float_without_a_fraction_is_no_integer() -> None:
+    (problem,) = problems(dataset={"name": "digits", "options": {"image_px": 16.0}})
+    assert problem.message == "image_px must be an integer"
+
+
+def test_an_option_out_of_bounds_names_the_bound() -> None:
+    (problem,) = problems(dataset={"name": "digits", "options": {"image_px": 500}})
+    assert (problem.message, problem.limit, problem.actual) == ("image_px must be at most 224", 224, 500)
+
+
+def test_an_even_window_is_told_to_be_odd() -> None:
+    (problem,) = problems(swaps=[{"layers": "*", "mixer": {"name": "acmix", "options": {"kernel_att": 6}}}])
+    assert problem.message == "kernel_att must be odd"
+
+
+def test_an_option_of_several_types_is_told_all_of_them() -> None:
+    (problem,) = problems(training={"augment": {"name": "crop", "fill": []}})
+    assert problem.message == "fill must be one of mean, edge or an integer or null"
+    (problem,) = problems(training={"augment": {"name": "crop", "fill": -1}})
+    assert problem.message == "fill must be at least 0"
+
+
+def test_a_glob_that_matches_nothing_lists_the_slots() -> None:
+    (problem,) = problems(swaps=[{"layers": ["layer1.*", "layer7.*"]}])
+    assert problem.pointer == "/swaps/0/layers"
+    assert problem.allowed is not None
+    assert "layer4.0.conv2" in problem.allowed
+
+
+def test_depths_move_the_slots_that_a_glob_can_match() -> None:
+    deep = {"name": "resnet", "options": {"depths": [1, 1, 1, 9]}}
+    assert problems(backbone=deep, swaps=[{"layers": "layer4.8.conv2"}]) == []
+    assert problems(backbone=deep, swaps=[{"layers": "layer1.1.conv2"}]) != []
+
+
+def test_heads_that_do_not_divide_the_channels_are_told_those_that_do() -> None:
+    swaps = [{"layers": "layer3.0.*", "mixer": {"name": "acmix", "options": {"heads": 4}}}]
+    (problem,) = problems(backbone={"name": "resnet26", "options": {"width": 30 / 256}}, swaps=swaps)
+    sentence = "heads=4 does not divide 30 channels of layer3.0.conv2; 1, 2, 3, 5, 6, 10, 15 and 30 do"
+    assert problem.message == sentence
+    assert problem.pointer == "/swaps/0/mixer/options/heads"
+    assert problem.fixes == [3, 5, 2]
+
+
+def test_heads_are_checked_where_the_spec_leaves_them_to_the_default() -> None:
+    (problem,) = problems(
+        backbone={"name": "resnet26", "options": {"width": 30 / 256}}, swaps=[{"layers": "layer3.0.*"}]
+    )
+    assert problem.pointer == "/swaps/0/mixer/options/heads"
+
+
+def test_what_is_offered_divides_every_layer_of_the_swap() -> None:
+    narrow = {"name": "resnet26", "options": {"width": 45 / 512}}  # 6, 11, 22 and 45 channels
+    swaps = [{"layers": ["layer1.*", "layer4.*"], "mixer": {"name": "acmix", "options": {"heads": 2}}}]
+    (problem,) = problems(backbone=narrow, swaps=swaps)
+    assert problem.allowed == [1, 3]
+
+
+def test_a_mixer_without_a_form_for_the_slot_names_those_that_have_one() -> None:
+    (problem,) = problems(swaps=[{"layers": "*", "mixer": {"name": "rolling"}}])
+    assert (problem.pointer, problem.allowed) == ("/swaps/0/mixer/name", ["acmix"])
+
+
+def test_a_data_set_of_another_task_is_refused() -> None:
+    (problem,) = problems(dataset={"name": "boxes"})
+    assert (problem.pointer, problem.allowed) == ("/dataset/name", ["digits", "image_folder"])
+
+
+def test_a_warm_up_longer_than_the_training_is_refused() -> None:
+    training = {"epochs": 2, "schedule": {"name": "cosine", "warmup_epochs": 3}}
+    (problem,) = problems(training=training)
+    assert (problem.pointer, problem.limit) == ("/training/schedule/warmup_epochs", 2)
+
+
+def test_more_gpus_than_any_worker_has_are_refused() -> None:
+    assert problems(most_gpus=2, resources={"gpus": 2}) == []
+    (problem,) = problems(most_gpus=2, resources={"gpus": 3})
+    assert (problem.pointer, problem.limit) == ("/resources/gpus", 2)
+
+
+def test_an_unknown_metric_is_told_the_known_ones() -> None:
+    (problem,) = problems(evaluation={"metric": "acuracy"})
+    assert problem.pointer == "/evaluation/metric"
+    assert problem.fixes is not None
+    assert problem.fixes[0] == "accuracy"
+
+
+def test_all_problems_are_told_at_once() -> None:
+    found = problems(
+        backbone={"name": "resnet26", "options": {"width": 9, "colour": 1}},
+        dataset={"name": "digit"},
+        training={"optimizer": {"name": "sgd", "lr": 0}},
+        resources={"gpus": 8},
+    )
+    assert {problem.pointer for problem in found} == {
+        "/backbone/options/width",
+        "/backbone/options/colour",
+        "/dataset/name",
+        "/training/optimizer/lr",
+        "/resources/gpus",
+    }
+
+
+def test_resolving_writes_out_every_default() -> None:
+    found = resolved(swaps=EVERY_LAYER, training={"optimizer": {"name": "sgd", "lr": 0.5}})
+    assert found.backbone.options == {"stem": "imagenet", "width": 1.0}
+    assert found.dataset.options == {"image_px": 8}
+    assert found.training.optimizer.options == {"lr": 0.5, "weight_decay": 1e-4, "momentum": 0.9, "nesterov": False}
+    assert found.swaps[0].mixer.options == {"heads": 4, "kernel_att": 7, "kernel_conv": 3, "combine": "alpha_beta"}
+    assert found.evaluation.metric == "accuracy"
+    assert found.resources.gpus == "auto"
+
+
+def test_a_swap_of_several_forms_keeps_its_options_since_no_form_takes_those_of_another() -> None:
+    two_kinds = Catalog(
+        backbones=[BackboneEntry(name="both", description="", options={}, slots=[_slot("a", "x"), _slot("b", "y")])],
+        mixers=[MixerEntry(name="acmix", description="", forms=[_form("x", heads=4), _form("y", window=7)])],
+        datasets=catalog().datasets,
+        tasks=catalog().tasks,
+    )
+    raw = spec.parse({**LEAST, "backbone": {"name": "both"}, "swaps": EVERY_LAYER})
+    assert resolve.resolve(raw, two_kinds).swaps[0].mixer.options == {}
+
+
+def test_a_spec_against_an_empty_catalog_has_problems_and_no_crash() -> None:
+    pointers = {problem.pointer for problem in problems(Catalog(), swaps=EVERY_LAYER)}
+    assert {"/backbone/name", "/dataset/name", "/task/name", "/swaps/0/mixer/name"} <= pointers
+
+
+def test_a_task_may_list_metrics_of_its_own() -> None:
+    own = {"type": "object", "x-metrics": ["map", "loss"]}
+    menu = catalog().model_copy(update={"tasks": [Entry(name="classification", description="", options=own)]})
+    assert problems(menu, evaluation={"metric": "map"}) == []
+    assert resolve.resolve(spec.parse(LEAST), menu).evaluation.metric == "map"
+
+
+options = st.fixed_dictionaries(
+    {},
+    optional={
+        "backbone": st.sampled_from(
+            [{"name": "resnet50"}, {"name": "resnet", "options": {"depths": [1, 1, 2, 1], "width": 0.5}}]
+        ),
+        "swaps": st.sampled_from([EVERY_LAYER, [{"layers": "layer1.*"}, {"layers": ["layer2.*", "layer4.*"]}]]),
+        "training": st.sampled_from(
+            [
+                {"optimizer": {"name": "adamw"}},
+                {"schedule": {"name": "milestones", "at_epochs": [3, 5]}},
+                {"augment": {"name": "crop", "fill": "edge"}, "loader_workers": 2},
+            ]
+        ),
+        "evaluation": st.sampled_from([{"metric": "auto"}, {"metric": "loss"}]),
+        "resources": st.sampled_from([{"gpus": "auto"}, {"gpus": 0}]),
+    },
+)
+
+
+@given(options)
+@settings(max_examples=50)
+def test_resolving_a_resolved_spec_changes_nothing(changes: dict[str, Any]) -> None:
+    once = resolved(**changes)
+    assert resolve.problems(once, catalog(), most_gpus=0) == []
+    assert resolve.resolve(once, catalog()) == once
+    assert spec.parse(once.dump()) == once
+
+
+@pytest.mark.parametrize("field", ["optimizer", "schedule", "augment"])
+def test_resolving_leaves_the_given_spec_as_it_was(field: str) -> None:
+    given_spec = spec.parse({**LEAST, "swaps": EVERY_LAYER})
+    before = given_spec.dump()
+    resolve.resolve(given_spec, catalog())
+    assert given_spec.dump()["training"][field] == before["training"][field]
+
+
+def _slot(name: str, kind: str) -> Slot:
+    return Slot(name=name, kind=kind, channels=8, stride=1)
+
+
+def _form(kind: str, **defaults: Any) -> MixerForm:
+    properties = {name: {"type": "integer", "default": value} for name, value in defaults.items()}
+    return MixerForm(kind=kind, description="", options={"type": "object", "properties": properties})

@@ -1,0 +1,233 @@
+"""Batches depend on spec, seed and epoch; not on loader workers, not on where a run resumed, not on the caller."""
+
+import multiprocessing
+import os
+import random
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from acmix.datasets._split import TensorSplit
+from acmix.datasets.digits import Digits
+from acmix.datasets.image_folder import ImageFolder
+from acmix.errors import DatasetCorrupt
+from acmix.spec import FlatChoice
+from acmix.training.augment import ImageTransform, evaluation_transform, training_transform
+from acmix.training.data import batches_an_epoch, evaluation_batches, training_batches
+
+PLAIN = ImageTransform((), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return Digits(Path())
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> ImageFolder:
+    """50 images of noise to train on."""
+    root = tmp_path_factory.mktemp("root")
+    rng = np.random.RandomState(0)
+    for split, images in (("train", 25), ("val", 3), ("test", 3)):
+        for name in ("a", "b"):
+            place = root / "photos" / split / name
+            place.mkdir(parents=True)
+            for number in range(images):
+                Image.fromarray(rng.randint(0, 256, (20, 24, 3), dtype=np.uint8)).save(place / f"{number:02}.png")
+    return ImageFolder(root, folder="photos", image_px=16)
+
+
+def _numbered(samples: int) -> TensorSplit:
+    """Images whose label is their index."""
+    return TensorSplit(torch.zeros(samples, 1, 4, 4, dtype=torch.uint8), torch.arange(samples))
+
+
+def _training(dataset, *, augment: str = "default", **options) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    transform = training_transform(dataset, FlatChoice(name=augment))
+    arguments = {"batch_size": 8, "seed": 3, "epoch": 1, "limit_batches": 6, **options}
+    return list(training_batches(dataset.split("train"), transform, **arguments))
+
+
+def _equal(some, others) -> bool:
+    return len(some) == len(others) and all(
+        torch.equal(images, other_images) and torch.equal(labels, other_labels)
+        for (images, labels), (other_images, other_labels) in zip(some, others, strict=True)
+    )
+
+
+@pytest.mark.parametrize("dataset", ["digits", "photos"])
+@pytest.mark.parametrize("augment", ["default", "randaugment"])
+def test_loader_workers_do_not_change_the_batches(dataset, augment, request):
+    data = request.getfixturevalue(dataset)
+    assert _equal(_training(data, augment=augment), _training(data, augment=augment, loader_workers=2))
+
+
+@pytest.mark.parametrize("loader_workers", [0, 2])
+@pytest.mark.parametrize("start_batch", [0, 1, 5, 6])
+def test_a_run_that_resumes_in_mid_epoch_sees_the_batches_that_were_left(photos, start_batch, loader_workers):
+    resumed = _training(photos, start_batch=start_batch, loader_workers=loader_workers)
+    assert _equal(resumed, _training(photos)[start_batch:])
+
+
+def test_what_was_done_before_is_not_loaded_again(tmp_path, photos):
+    """The images of the first batches may be gone."""
+    read = []
+
+    class Watched:
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, index):
+            read.append(index)
+            return torch.zeros(3, 4, 4, dtype=torch.uint8), index
+
+    arguments = {"batch_size": 10, "seed": 0, "epoch": 0}
+    left = [labels.tolist() for _, labels in training_batches(Watched(), PLAIN, start_batch=3, **arguments)]
+    assert [read] == left
+    assert len(read) == 10
+
+
+def test_epochs_and_seeds_differ_in_order_and_in_augmentation(photos):
+    def order_and_first_image(**options):
+        split = _numbered(50)
+        labels = [
+            label for _, batch in training_batches(split, PLAIN, batch_size=8, **options) for label in batch.tolist()
+        ]
+        assert sorted(labels) == list(range(50))
+        batches = training_batches(
+            photos.split("train"), training_transform(photos, FlatChoice(name="default")), batch_size=50, **options
+        )
+        images_B3HW, _ = next(iter(batches))
+        return tuple(labels), images_B3HW[labels.index(0)].numpy().tobytes()
+
+    seen = [order_and_first_image(seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert len({order for order, _ in seen}) == 4
+    assert len({image for _, image in seen}) == 4
+    assert seen[1] == order_and_first_image(seed=0, epoch=1)
+
+
+@pytest.mark.parametrize("loader_workers", [0, 2])
+def test_the_random_state_of_the_caller_is_neither_used_nor_changed(photos, loader_workers):
+    def state():
+        return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+    transform = training_transform(photos, FlatChoice(name="randaugment"))
+    arguments = {"batch_size": 8, "seed": 0, "epoch": 0, "loader_workers": loader_workers}
+    first, before = [], state()
+    for batch in training_batches(photos.split("train"), transform, **arguments):
+        first.append(batch)
+        assert state() == before
+    list(evaluation_batches(photos.split("val"), transform, batch_size=4, loader_workers=loader_workers))
+    assert state() == before
+    torch.manual_seed(99)
+    np.random.seed(99)
+    random.seed(99)
+    assert _equal(first, list(training_batches(photos.split("train"), transform, **arguments)))
+
+
+def test_batches_are_float_images_and_integer_labels(digits):
+    for images_B3HW, labels_B in _training(digits):
+        assert (images_B3HW.dtype, images_B3HW.shape) == (torch.float32, (8, 3, 8, 8))
+        assert (labels_B.dtype, labels_B.shape) == (torch.int64, (8,))
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "limit", "sizes"),
+    [
+        (10, 4, None, [4, 4, 2]),
+        (9, 4, None, [4, 4]),
+        (8, 4, None, [4, 4]),
+        (1, 4, None, [1]),
+        (3, 1, None, [1, 1, 1]),
+        (10, 4, 2, [4, 4]),
+        (9, 4, 5, [4, 4]),
+        (4, 9, None, [4]),
+    ],
+)
+def test_a_last_batch_of_one_sample_is_dropped_where_there_are_others(samples, batch_size, limit, sizes):
+    batches = training_batches(_numbered(samples), PLAIN, batch_size=batch_size, seed=0, epoch=0, limit_batches=limit)
+    assert [len(labels) for _, labels in batches] == sizes
+    assert batches_an_epoch(samples, batch_size, limit) == len(sizes)
+
+
+@pytest.mark.parametrize("loader_workers", [0, 2])
+def test_evaluation_takes_every_sample_in_order(loader_workers):
+    batches = list(evaluation_batches(_numbered(9), PLAIN, batch_size=4, loader_workers=loader_workers))
+    assert [labels.tolist() for _, labels in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+
+
+def test_evaluation_changes_nothing(digits):
+    split = digits.split("val")
+    images_B3HW, _ = next(iter(evaluation_batches(split, evaluation_transform(digits), batch_size=180)))
+    expected = torch.stack([evaluation_transform(digits)(split[index][0]) for index in range(180)])
+    assert torch.equal(images_B3HW, expected)
+
+
+@pytest.mark.parametrize("loader_workers", [0, 2])
+def test_an_unreadable_image_is_named_as_the_data_set_named_it(tmp_path, loader_workers):
+    for name in ("a", "b"):
+        (tmp_path / "photos/train" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (8, 8)).save(tmp_path / "photos/train" / name / f"{number}.png")
+    photos = ImageFolder(tmp_path, folder="photos", image_px=8)
+    spoilt, _ = photos.split("train").files[5]
+    Path(spoilt).write_text("a text")
+    with pytest.raises(DatasetCorrupt) as alone:
+        photos.split("train")[5]
+    with pytest.raises(DatasetCorrupt) as caught:
+        _training(photos, batch_size=4, loader_workers=loader_workers)
+    assert spoilt in caught.value.message
+    assert (caught.value.message, caught.value.hint) == (alone.value.message, alone.value.hint)
+    assert caught.value.reason() == alone.value.reason()
+    assert multiprocessing.active_children() == []
+
+
+def test_loader_workers_end_with_the_iterator_also_when_it_is_closed_early(photos):
+    transform = training_transform(photos, FlatChoice(name="default"))
+    batches = training_batches(photos.split("train"), transform, batch_size=4, seed=0, epoch=0, loader_workers=2)
+    next(batches)
+    workers = [psutil.Process(child.pid) for child in multiprocessing.active_children()]
+    assert len(workers) == 2
+    batches.close()
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_loader_workers_end_with_an_epoch(photos):
+    _training(photos, loader_workers=2)
+    assert multiprocessing.active_children() == []
+
+
+class _Parents(TensorSplit):
+    """The label is the process that started the one that loads."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index)[0], os.getppid()
+
+
+def test_a_process_that_holds_a_gpu_is_not_forked(monkeypatch):
+    """The GPU is faked; the processes are real."""
+    split = _Parents(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), torch.arange(4))
+
+    def parents() -> set[int]:
+        return {int(labels[0]) for _, labels in evaluation_batches(split, PLAIN, batch_size=2, loader_workers=1)}
+
+    assert parents() == {os.getpid()}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert os.getpid() not in parents()
+
+
+def test_pinned_memory_may_be_asked_for_on_a_machine_without_a_gpu():
+    batches = list(evaluation_batches(_numbered(4), PLAIN, batch_size=2, pin_memory=True))
+    assert [images.is_pinned() for images, _ in batches] == [torch.cuda.is_available()] * 2
+
+
+def test_closing_before_the_first_batch_starts_no_workers(photos):
+    batches = training_batches(photos.split("train"), PLAIN, batch_size=4, seed=0, epoch=0, loader_workers=2)
+    assert list(islice(batches, 0)) == []
+    batches.close()
+    assert multiprocessing.active_children() == []
