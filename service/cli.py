@@ -1,4 +1,4 @@
-"""The command line: `acmix up`, `acmix demo`, and a client's few verbs. It starts trainers as processes, never by import."""
+"""The command line: `acmix up`, `acmix demo`, and a client's few verbs."""
 
 import json
 import os

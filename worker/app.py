@@ -1,5 +1,6 @@
 """The Celery side of worker and housekeeper: a message means "look at the ledger", no more."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -41,6 +42,7 @@ def serve(settings: Settings, service: Service, *, queues: Sequence[str], thread
     signals.worker_shutting_down.connect(on_shutting_down)
     try:
         command = ["worker", "--queues", ",".join(queues), "--pool", "threads", "--concurrency", str(threads)]
+        command += ["--hostname", f"{queues[0]}-{os.getpid()}@%h"]
         app.worker_main([*command, "--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"])
     finally:
         service.drain()

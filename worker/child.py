@@ -25,14 +25,14 @@ _ENVIRONMENT = (
 class Child:
     """Started when made. `take` gives what it said since the last call; it never blocks."""
 
-    def __init__(self, spec: Path, folder: Path, data_root: Path, devices: Sequence[Device]) -> None:
+    def __init__(self, spec: Path, folder: Path, data_root: Path, devices: Sequence[Device], threads: int) -> None:
         command = [sys.executable, "-m", "acmix", "run", str(spec), "--folder", str(folder)]
         self.process = subprocess.Popen(
             [*command, "--data-root", str(data_root), "--tether", str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(devices),
+            env=_environment(devices, threads),
             start_new_session=True,
         )
         self._events: queue.SimpleQueue[tuple[Event, int]] = queue.SimpleQueue()
@@ -109,9 +109,10 @@ class Child:
             self._lines.put(text[:MAX_LINE_CHARACTERS])
 
 
-def _environment(devices: Sequence[Device]) -> dict[str, str]:
-    """Its devices, and no credentials of database, broker or store."""
+def _environment(devices: Sequence[Device], threads: int) -> dict[str, str]:
+    """Its devices and threads, and no credentials of database, broker or store."""
     environment = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)}
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(device.index) for device in devices)
     environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what deterministic matrix products ask for
     return environment

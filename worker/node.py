@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -59,6 +60,8 @@ class Node:
         self.card = card
         self.id = f"wk_{platform.node()}_{uuid.uuid4().hex[:8]}"
         self.slots = max(1, len(card.devices))
+        # one core is left to the service: threads that spin for each other crawl when one is interrupted
+        self.threads = max(1, (len(os.sched_getaffinity(0)) - 1) // self.slots)
         self._free = list(range(self.slots))
         self._lock = threading.Lock()
         self._draining = threading.Event()
@@ -104,7 +107,9 @@ class Node:
         if claim is None:
             return False
         devices = [self.card.devices[slot]] if claim.job.resolved_spec["resources"]["gpus"] else []
-        Supervisor(self.settings, self.ledger, self.reader, self.artifacts, claim, devices, self._draining).run()
+        Supervisor(
+            self.settings, self.ledger, self.reader, self.artifacts, claim, devices, self.threads, self._draining
+        ).run()
         return True
 
     def _can_run(self, spec: dict[str, Any]) -> bool:

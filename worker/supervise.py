@@ -44,7 +44,7 @@ Cause = Literal["cancel", "pause", "drain", "max_runtime"]
 
 
 class Supervisor:
-    """One attempt from claim to verdict. `draining` is the node's flag."""
+    """One attempt from claim to verdict, on these devices and so many CPU threads. `draining` is the node's flag."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Supervisor:
         artifacts: Artifacts,
         claim: Claim,
         devices: Sequence[Device],
+        threads: int,
         draining: threading.Event,
     ) -> None:
         self.settings = settings
@@ -62,6 +63,7 @@ class Supervisor:
         self.artifacts = artifacts
         self.job = claim.job
         self.devices = devices
+        self.threads = threads
         self.draining = draining
         self.attempts_folder = settings.data_folder / "attempts" / claim.job.id
         self.folder = self.attempts_folder / f"attempt-{claim.job.attempt}"
@@ -117,7 +119,7 @@ class Supervisor:
         spec = self.folder / "spec.json"
         spec.write_text(json.dumps(self.job.resolved_spec))
         self._started = time.monotonic()
-        return Child(spec, self.folder, self.settings.data_root, self.devices)
+        return Child(spec, self.folder, self.settings.data_root, self.devices, self.threads)
 
     def _checkpoint_folder(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:09d}"

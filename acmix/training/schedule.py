@@ -80,12 +80,12 @@ def build(optimizer: Optimizer, choice: FlatChoice, *, epochs: int, steps_an_epo
         raise OptionInvalid(unknown_name("schedule", choice.name, list(SCHEDULES)))
     curve = SCHEDULES[choice.name]
     options = check_options(curve, choice.options, where=f"schedule {choice.name}")
-    warmup_steps = round(options["warmup_epochs"] * steps_an_epoch)
+    warmup_steps: int = round(options["warmup_epochs"] * steps_an_epoch)
 
     def factor(step_number: int) -> float:
         if step_number < warmup_steps:
             return (step_number + 1) / warmup_steps
-        return float(curve(min(step_number / steps_an_epoch, epochs), epochs, **options))
+        return curve(min(step_number / steps_an_epoch, epochs), epochs, **options)
 
     return LambdaLR(optimizer, factor)
 

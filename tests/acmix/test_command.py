@@ -1,7 +1,6 @@
 """The library by hand: `python -m acmix run`, `python -m acmix catalog`, and what an import costs."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -84,12 +83,15 @@ def test_importing_the_library_loads_no_torch_and_torch_loads_no_torchvision() -
         assert set(done.stdout.split()) <= allowed, statement
 
 
-def test_a_tethered_child_dies_with_its_parent(tmp_path: Path) -> None:
-    """Its standard output is a pipe: it reads to its end once the grandchild is gone."""
-    child = "import subprocess, sys, os; p = subprocess.Popen([sys.executable, '-m', 'acmix.tether', str(os.getpid()), '--', 'sleep', '600']); print(p.pid, flush=True); os.kill(os.getpid(), 9)"
-    done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, timeout=60, check=False)
+PARENT = """
+import os, subprocess, sys
+tethered = [sys.executable, "-m", "acmix.tether", str(os.getpid()), "--", "sleep", "600"]
+subprocess.Popen(tethered)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_tethered_child_dies_with_its_parent() -> None:
+    """It holds its parent's standard output: reading that comes to an end only once the child is gone too."""
+    done = subprocess.run([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert (
-        not os.path.exists(f"/proc/{done.stdout.strip()}/cmdline")
-        or not Path(f"/proc/{done.stdout.strip()}/cmdline").read_bytes()
-    )

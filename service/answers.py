@@ -1,0 +1,251 @@
+"""What the API answers: the shapes of its JSON, and how they are made from what is stored."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from acmix.catalog import Device
+from service.store import rows
+from service.store.rows import Page, Status
+from service.store.states import ENDED
+
+T = TypeVar("T")
+Row = TypeVar("Row")
+
+
+class Answer(BaseModel):
+    """Made from stored rows of any age: only what is named here is read."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Listing(Answer, Generic[T]):
+    """One page; `next` is what `after` takes for the following one."""
+
+    data: list[T]
+    has_more: bool = False
+    next: str | None = None
+
+
+class Reason(Answer):
+    code: str = Field(examples=["cancelled_by_user"])
+    message: str
+    blame: Literal["user", "data", "platform"] = "platform"
+    retryable: bool = False
+    hint: str | None = None
+
+
+class QueuePlace(Answer):
+    position: int | None = Field(description="1 is next; null unless queued")
+
+
+class Progress(Answer):
+    epoch: int | None = None
+    epochs: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    fraction: float | None = Field(None, description="0 to 1")
+    samples_per_second: float | None = None
+    updated_at: datetime | None = None
+
+
+class Best(Answer):
+    metric: str = Field(examples=["accuracy"])
+    value: float
+    epoch: int
+    checkpoint: str | None = Field(None, description="null until it is stored")
+
+
+class JobUrls(Answer):
+    self: str
+    results: str
+    metrics: str
+    traces: str
+    events: str
+    checkpoints: str
+
+
+class JobAnswer(Answer):
+    """A job as it stands."""
+
+    id: str = Field(examples=["job_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"])
+    kind: str = Field(examples=["train"])
+    name: str
+    status: Status
+    phase: str | None
+    status_reason: Reason | None
+    requested: Literal["cancel", "pause"] | None
+    spec: dict[str, Any] = Field(description="as it was posted")
+    resolved_spec: dict[str, Any] = Field(description="with every default written out")
+    parent: str | None
+    attempt: int = Field(description="0 until it is first claimed")
+    failures: int
+    losses: int
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    queue: QueuePlace
+    progress: Progress | None
+    estimated_end_at: datetime | None
+    best: Best | None
+    worker: str | None
+    devices: list[Any] | None
+    versions: dict[str, Any] | None
+    metadata: dict[str, str]
+    urls: JobUrls
+
+
+class Evaluation(Answer):
+    """How a model did on one split. Rows of the confusion matrix are the truth."""
+
+    model_config = ConfigDict(extra="allow")
+
+    split: str = Field(examples=["val"])
+    dataset: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+    metrics: dict[str, float]
+    per_class: list[dict[str, Any]] | None = None
+    confusion_matrix: list[list[int]] | None = None
+    checkpoint: Any = None
+
+
+class Results(Answer):
+    status: Status
+    complete: bool
+    final: Evaluation | None = Field(description="the best checkpoint on test")
+    best: Evaluation | None = Field(description="the best evaluation on val")
+    evaluations: list[Evaluation]
+
+
+class Series(Answer):
+    name: str = Field(examples=["train/loss"])
+    step: list[int]
+    value: list[float]
+
+
+class Metrics(Answer):
+    series: list[Series]
+
+
+class LayerTrace(Answer):
+    layer: str = Field(examples=["layer3.0.conv2"])
+    depth: int
+    step: list[int]
+    alpha: list[float | None]
+    beta: list[float | None]
+    attention_rms: list[float | None]
+    convolution_rms: list[float | None]
+
+
+class Traces(Answer):
+    layers: list[LayerTrace]
+
+
+class EventAnswer(Answer):
+    number: int
+    at: datetime
+    attempt: int
+    type: str = Field(examples=["progress"])
+    message: str
+    data: dict[str, Any]
+
+
+class Attempt(Answer):
+    number: int
+    worker: str
+    host: str | None
+    devices: list[Any] | None
+    started_at: datetime
+    ended_at: datetime | None
+    heartbeat_at: datetime
+    exit_code: int | None
+    signal: int | None
+    reason: Reason | None
+    resumed_from: dict[str, Any] | None
+
+
+class Checkpoint(Answer):
+    id: str
+    job: str
+    attempt: int
+    epoch: int
+    step: int
+    kind: str
+    metrics: dict[str, float]
+    size_bytes: int
+    sha256: str
+    best: bool
+    latest: bool
+    created_at: datetime | None
+
+
+class Worker(Answer):
+    id: str
+    host: str
+    slots: int
+    busy: int
+    devices: list[Device]
+    versions: dict[str, Any]
+    started_at: datetime
+    seen_at: datetime
+
+
+class Health(Answer):
+    status: Literal["ok", "ready"]
+
+
+def job_answer(job: rows.Job, position: int | None) -> JobAnswer:
+    """A stored job as the API tells it; `position` is its place in the queue."""
+    own = {name: getattr(job, name) for name in JobAnswer.model_fields if hasattr(job, name)}
+    more = {
+        "queue": QueuePlace(position=position),
+        "progress": _progress(job),
+        "estimated_end_at": _estimated_end_at(job),
+        "urls": _urls(job.id),
+    }
+    return JobAnswer.model_validate({**own, **more})
+
+
+def listing(page: Page[Row], answer: Callable[[Row], T]) -> Listing[T]:
+    """A page of rows, each made an answer."""
+    return Listing(data=[answer(row) for row in page.data], has_more=page.has_more, next=page.next)
+
+
+def results_answer(job: rows.Job, evaluations: Sequence[dict[str, Any]]) -> Results:
+    """What the evaluations of a job come to, in step order."""
+    finals = [each for each in evaluations if each.get("final")]
+    bests = [each for each in evaluations if each.get("best") and not each.get("final")]
+    return Results(
+        status=job.status,
+        complete=job.status in ENDED,
+        final=Evaluation.model_validate(finals[-1]) if finals else None,
+        best=Evaluation.model_validate(bests[-1]) if bests else None,
+        evaluations=[Evaluation.model_validate(each) for each in evaluations],
+    )
+
+
+def _urls(job_id: str) -> JobUrls:
+    own = f"/v1/jobs/{job_id}"
+    parts = ("results", "metrics", "traces", "events", "checkpoints")
+    return JobUrls.model_validate({"self": own, **{part: f"{own}/{part}" for part in parts}})
+
+
+def _progress(job: rows.Job) -> Progress | None:
+    if job.progress is None:
+        return None
+    step, steps = job.progress.get("step"), job.progress.get("steps")
+    fraction = min(1.0, step / steps) if step is not None and steps else None
+    return Progress.model_validate({"fraction": fraction, **job.progress, "updated_at": job.progress_at})
+
+
+def _estimated_end_at(job: rows.Job) -> datetime | None:
+    """By the speed of the last progress; evaluations are not counted in."""
+    progress, training = job.progress or {}, job.resolved_spec.get("training", {})
+    speed, steps = progress.get("samples_per_second"), progress.get("steps")
+    if job.status != "running" or job.progress_at is None or not speed or not steps:
+        return None
+    samples_per_step = training.get("batch_size", 1) * training.get("accumulate_batches", 1)
+    return job.progress_at + timedelta(seconds=(steps - progress.get("step", 0)) * samples_per_step / speed)

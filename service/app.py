@@ -1,0 +1,123 @@
+"""The HTTP API. `uvicorn service.app:app` serves it with the settings of the environment."""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI, Request
+from sqlalchemy.exc import DBAPIError
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import backend, errors, openapi, settings
+from service.routes import catalog, checkpoints, events, health, jobs, results, series, workers
+from service.settings import Settings
+from service.store.database import migrate
+from service.store.ids import new_id
+
+MIGRATION_RETRY_SECONDS = 2.0
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'self'",
+    "Referrer-Policy": "no-referrer",
+}
+
+log = logging.getLogger(__name__)
+
+
+def create_app(given: Settings | None = None) -> FastAPI:
+    """The API over one deployment; without settings, over the one that the environment names."""
+    # docs_url: the stock page loads its scripts from elsewhere, which the content security policy forbids
+    app = FastAPI(
+        title="ACmix service",
+        version="1",
+        summary="Training as a service for vision models with ACmix layers",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,
+        lifespan=_lifespan,
+        responses=openapi.PROBLEM_RESPONSES,
+    )
+    app.state.backend = backend.open_backend(given or settings.load())
+    app.state.routers = [part.router for part in (health, catalog, jobs, results, series, events, checkpoints, workers)]
+    for router in app.state.routers:
+        app.include_router(router)
+    errors.install(app)
+    openapi.install(app)
+    app.add_middleware(Envelope)
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    """`service.app:app`, made when it is asked for: importing this module reads no settings."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    made = globals()["app"] = create_app()
+    return made
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Tables are there before the first request, unless the database is away: then as soon as it is back."""
+    opened: backend.Backend = app.state.backend
+    retrying = None if await _migrated(opened) else asyncio.create_task(_migrate_until_done(opened))
+    yield
+    if retrying:
+        retrying.cancel()
+        with suppress(asyncio.CancelledError):
+            await retrying
+    opened.close()
+
+
+async def _migrate_until_done(opened: backend.Backend) -> None:
+    while not await _migrated(opened):
+        await asyncio.sleep(MIGRATION_RETRY_SECONDS)
+
+
+async def _migrated(opened: backend.Backend) -> bool:
+    try:
+        await asyncio.to_thread(migrate, opened.engine)
+    except DBAPIError as error:
+        log.warning("the tables could not be brought up to date: %s", error)
+        return False
+    return True
+
+
+class Envelope:
+    """Around every request: its id, the headers of every answer, and a problem for what nobody expected."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        request.state.request_id = _request_id(request)
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message).update({**SECURITY_HEADERS, "X-Request-Id": request.state.request_id})
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception as error:
+            answer = errors.unexpected(request, error)
+            if started:
+                raise
+            await answer(scope, receive, send_with_headers)
+
+
+def _request_id(request: Request) -> str:
+    """The caller's, if it is one that can be logged as it stands."""
+    given = request.headers.get("x-request-id", "")
+    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else new_id("req")

@@ -1,0 +1,79 @@
+"""The OpenAPI document: what FastAPI finds out by itself, and the two shapes that it cannot see."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, Field
+
+from acmix.spec import JobSpec
+from service.errors import PROBLEM_JSON
+
+REF = "#/components/schemas/{model}"
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "what was wrong (RFC 9457)",
+        "content": {PROBLEM_JSON: {"schema": {"$ref": REF.format(model="ProblemAnswer")}}},
+    }
+}
+SPEC_EXAMPLE = {
+    "name": "late attention",
+    "backbone": {"name": "resnet26", "options": {"stem": "small", "width": 0.25}},
+    "swaps": [{"layers": "layer[34].*", "mixer": {"name": "acmix", "options": {"heads": 4, "kernel_att": 7}}}],
+    "dataset": {"name": "digits"},
+    "training": {"epochs": 10, "batch_size": 128, "optimizer": {"name": "sgd", "lr": 0.1}},
+}
+SPEC_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": REF.format(model="JobSpec")}, "example": SPEC_EXAMPLE}},
+    }
+}
+
+
+class ProblemFault(BaseModel):
+    """One fault of a request."""
+
+    pointer: str = Field(description="JSON pointer into the body; /query/NAME, /header/NAME for a parameter")
+    code: str
+    message: str
+    allowed: list[Any] | None = None
+    limit: float | None = None
+    actual: Any = None
+    fixes: list[Any] | None = None
+
+
+class ProblemAnswer(BaseModel):
+    """application/problem+json."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str = Field(examples=["spec_invalid"])
+    request_id: str
+    errors: list[ProblemFault]
+    resource_status: str | None = Field(None, description="with 409: how the job stands")
+    allowed_actions: list[str] | None = Field(None, description="with 409: what it takes")
+
+
+def install(app: FastAPI) -> None:
+    """Make the document complete; it is made once, when first asked for."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # the way FastAPI documents
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    schemas = found.setdefault("components", {}).setdefault("schemas", {})
+    for model, prefix in ((JobSpec, "Spec"), (ProblemAnswer, "")):
+        own = model.model_json_schema(ref_template=REF.format(model=f"{prefix}{{model}}"))
+        schemas.update({f"{prefix}{name}": schema for name, schema in own.pop("$defs", {}).items()})
+        schemas[model.__name__] = own
+    return found

@@ -1,0 +1,120 @@
+"""A job's history: its events as a list or a stream, what its attempts printed, and the attempts themselves."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from pydantic import Field
+from sqlalchemy.exc import OperationalError
+
+from service.answers import Attempt, EventAnswer, Listing
+from service.backend import JobId, Store
+from service.query import MOST, Names, Parameters, accepts
+from service.store.errors import JobNotFound
+from service.store.reading import Reader
+from service.store.states import ENDED
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["events"])
+
+POLL_SECONDS = 0.3
+COMMENT_SECONDS = 15.0
+BATCH = 500
+MOST_LINES = 10_000
+STREAM = "text/event-stream"
+EVENT_RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {STREAM: {"schema": {"type": "string"}}}}}
+
+Number = Annotated[int, Field(ge=0, le=MOST)]
+
+
+class EventQuery(Parameters):
+    after: Number = Field(0, description="the last number seen")
+    types: Names = Field([], description="event types, with commas between; all without")
+    limit: int = Field(200, ge=1, le=1000)
+
+
+class LogQuery(Parameters):
+    after: Number = Field(0, description="the last line number seen")
+    tail: Annotated[int, Field(ge=1, le=MOST_LINES)] | None = Field(None, description="only the last so many lines")
+
+
+@router.get("/events", responses=EVENT_RESPONSES, response_model=Listing[EventAnswer])
+def events(
+    job_id: JobId,
+    store: Store,
+    query: Annotated[EventQuery, Query()],
+    request: Request,
+    last_event_id: Annotated[Number | None, Header(description="where a stream was cut off")] = None,
+) -> Any:
+    """What happened, numbered from 1 without gaps; by Accept a stream that ends when the job has ended."""
+    store.reader.job(job_id)
+    if accepts(request, STREAM):
+        after = query.after if last_event_id is None else last_event_id
+        return StreamingResponse(_stream(store.reader, job_id, after, query.types), media_type=STREAM)
+    found = store.reader.events(job_id, after=query.after, types=query.types, limit=query.limit + 1)
+    shown, has_more = found[: query.limit], len(found) > query.limit
+    return Listing[EventAnswer](
+        data=[EventAnswer.model_validate(event) for event in shown],
+        has_more=has_more,
+        next=str(shown[-1].number) if has_more else None,
+    )
+
+
+@router.get("/logs", response_class=PlainTextResponse)
+def logs(job_id: JobId, store: Store, query: Annotated[LogQuery, Query()]) -> Response:
+    """What the attempts printed, at most 10,000 lines; Acmix-Last-Line is what `after` takes for those that follow."""
+    store.reader.job(job_id)
+    lines = store.reader.log_lines(job_id, after=query.after, tail=query.tail, limit=MOST_LINES)
+    last = lines[-1][0] if lines else query.after
+    text = "".join(f"{line}\n" for _, line in lines)
+    return PlainTextResponse(text.encode(errors="replace"), headers={"Acmix-Last-Line": str(last)})
+
+
+@router.get("/attempts")
+def attempts(job_id: JobId, store: Store) -> Listing[Attempt]:
+    """Every claim of the job: who held it, since when, and how that ended."""
+    store.reader.job(job_id)
+    return Listing(data=[Attempt.model_validate(each) for each in store.reader.attempts(job_id)])
+
+
+async def _stream(reader: Reader, job_id: str, after: int, types: list[str]) -> AsyncIterator[str]:
+    """Events as they are written, until all of an ended job's are told. An absent database is waited for."""
+    yield ": here\n\n"
+    told_at = time.monotonic()
+    while True:
+        try:
+            found, after, ended = await asyncio.to_thread(_news, reader, job_id, after, types)
+        except OperationalError:
+            found, ended = [], False
+        except JobNotFound:
+            return
+        for event in found:
+            yield _as_message(event)
+        if ended:
+            return
+        if found:
+            told_at = time.monotonic()
+            continue
+        if time.monotonic() - told_at >= COMMENT_SECONDS:
+            yield ": still here\n\n"
+            told_at = time.monotonic()
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _news(reader: Reader, job_id: str, after: int, types: list[str]) -> tuple[list[EventAnswer], int, bool]:
+    """The next events, the number up to which they go, and whether they are the job's last."""
+    job = reader.job(job_id)
+    found = reader.events(job_id, after=after, types=types, limit=BATCH) if job.last_event > after else []
+    told = [EventAnswer.model_validate(event) for event in found]
+    if len(found) == BATCH:
+        return told, found[-1].number, False
+    reached = max(after, job.last_event, *(event.number for event in found))
+    return told, reached, job.status in ENDED
+
+
+def _as_message(event: EventAnswer) -> str:
+    data = json.dumps(event.model_dump(mode="json"))  # in ASCII: some readers end lines at more than \\n
+    return f"id: {event.number}\nevent: {event.type}\ndata: {data}\n\n"

@@ -1,0 +1,145 @@
+"""Jobs: post one, look at them, cancel, delete."""
+
+import hashlib
+import json
+import logging
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from acmix import resolve, spec
+from acmix.errors import Problem, SpecInvalid
+from acmix.spec import JobSpec, Label, Name, pointer
+from service import json_body
+from service.answers import JobAnswer, Listing, job_answer, listing
+from service.backend import ULID, Backend, JobId, Store
+from service.errors import RequestRefused
+from service.openapi import SPEC_BODY
+from service.query import Limit, Parameters
+from service.routes.catalog import known_catalog
+from service.store.rows import Job, Status
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+log = logging.getLogger(__name__)
+
+Key = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+
+
+class JobFilter(Parameters):
+    """`metadata[key]=value` narrows the list further, as often as it is given."""
+
+    model_config = ConfigDict(extra="allow")
+
+    limit: Limit = 20
+    after: Annotated[str, StringConstraints(pattern=f"^job_{ULID}$")] | None = Field(
+        None, description="the last id seen"
+    )
+    status: Status | None = None
+    kind: Name | None = None
+    name: Label | None = None
+
+
+@router.post("", status_code=201, openapi_extra=SPEC_BODY)
+def post_job(
+    body: Annotated[bytes, Depends(json_body.read_body)],
+    store: Store,
+    response: Response,
+    idempotency_key: Annotated[
+        Key | None, Header(description="the same key and body again answer the same job")
+    ] = None,
+) -> JobAnswer:
+    """Check a spec against the catalog and queue it: 201, or 200 where its Idempotency-Key was used before."""
+    raw = json_body.loads(body)
+    resolved = _resolved(store, spec.parse(raw))
+    job, created = store.ledger.submit(
+        raw, resolved.dump(), idempotency_key=idempotency_key, body_sha256=_sha256_of(raw)
+    )
+    if created:
+        store.queue.nudge_train()
+    else:
+        response.status_code = 200
+        response.headers["Idempotent-Replayed"] = "true"
+    answer = told(store, job)
+    response.headers["Location"] = answer.urls.self
+    return answer
+
+
+@router.get("")
+def list_jobs(store: Store, query: Annotated[JobFilter, Query()]) -> Listing[JobAnswer]:
+    """Jobs, newest first."""
+    page = store.reader.jobs(
+        limit=query.limit,
+        after=query.after,
+        status=query.status,
+        kind=query.kind,
+        name=query.name,
+        metadata=_metadata(query.model_extra or {}),
+    )
+    return listing(page, lambda job: told(store, job))
+
+
+@router.get("/{job_id}")
+def get_job(job_id: JobId, store: Store) -> JobAnswer:
+    """One job as it stands."""
+    return told(store, store.reader.job(job_id))
+
+
+@router.delete("/{job_id}", status_code=204)
+def delete_job(job_id: JobId, store: Store) -> None:
+    """Remove an ended job, all that it wrote and its files; 409 while it has not ended."""
+    store.ledger.delete(job_id)
+    try:
+        store.artifacts.delete_prefix(f"jobs/{job_id}")
+    except Exception:  # the row is gone, so the files are nobody's: retention takes them
+        log.exception("the files of deleted job %s could not be removed", job_id)
+
+
+@router.post("/{job_id}/cancel", status_code=202)
+def cancel_job(job_id: JobId, store: Store, response: Response) -> JobAnswer:
+    """Ask for the job's end: 202, or 200 where it has ended or was asked to before."""
+    job, changed = store.ledger.request_cancel(job_id)
+    if not changed:
+        response.status_code = 200
+    return told(store, job)
+
+
+def told(store: Backend, job: Job) -> JobAnswer:
+    """A job with its place in the queue."""
+    return job_answer(job, store.reader.position(job.id) if job.status == "queued" else None)
+
+
+def _resolved(store: Backend, given: JobSpec) -> JobSpec:
+    catalog = known_catalog(store)
+    problems = resolve.problems(given, catalog, most_gpus=store.reader.most_gpus())
+    if problems:
+        raise SpecInvalid(problems)
+    return resolve.resolve(given, catalog)
+
+
+def _sha256_of(raw: Any) -> str:
+    """Of the body's values: spaces and the order of fields make no other job."""
+    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
+
+
+def _metadata(extra: dict[str, Any]) -> dict[str, str]:
+    """The labels asked for as `metadata[key]=value`; any other parameter is one too many."""
+    labels, problems = {}, []
+    for parameter, value in extra.items():
+        at = pointer(("query", parameter))
+        if not (parameter.startswith("metadata[") and parameter.endswith("]")):
+            sentence = f"no parameter of this path is named {parameter[:60]!r}"
+            problems.append(Problem(at, "unknown_parameter", sentence))
+            continue
+        try:
+            labels[_NAME.validate_python(parameter[len("metadata[") : -1])] = _LABEL.validate_python(value)
+        except ValidationError:
+            sentence = "a label must be printable, at most 200 characters, and be given once"
+            problems.append(Problem(at, "parameter_invalid", sentence))
+    if problems:
+        raise RequestRefused(422, "parameter_invalid", problems[0].message, problems=problems)
+    return labels
+
+
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+_LABEL: TypeAdapter[str] = TypeAdapter(Label)

@@ -1,0 +1,18 @@
+"""What a job came to."""
+
+from fastapi import APIRouter, Response
+
+from service.answers import Results, results_answer
+from service.backend import JobId, Store
+from service.errors import RETRY_AFTER_SECONDS
+
+router = APIRouter(prefix="/v1/jobs/{job_id}/results", tags=["results"])
+
+
+@router.get("")
+def results(job_id: JobId, store: Store, response: Response) -> Results:
+    """Evaluations so far, the best on val, and the final one on test; Retry-After until `complete`."""
+    answer = results_answer(store.reader.job(job_id), store.reader.evaluations(job_id))
+    if not answer.complete:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return answer

@@ -1,0 +1,32 @@
+"""Who is there to train, and what waits for them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import Field, StringConstraints
+
+from service.answers import JobAnswer, Listing, Worker, listing
+from service.backend import ULID, Store
+from service.query import Limit, Parameters
+from service.routes.jobs import told
+
+router = APIRouter(prefix="/v1", tags=["workers"])
+
+
+class QueueQuery(Parameters):
+    limit: Limit = 20
+    after: Annotated[str, StringConstraints(pattern=f"^job_{ULID}$")] | None = Field(
+        None, description="the last id seen"
+    )
+
+
+@router.get("/workers")
+def workers(store: Store) -> Listing[Worker]:
+    """Live workers with their devices and load."""
+    return Listing(data=[Worker.model_validate(each) for each in store.reader.workers()])
+
+
+@router.get("/queue")
+def queue(store: Store, query: Annotated[QueueQuery, Query()]) -> Listing[JobAnswer]:
+    """Queued jobs in the order in which they will be claimed."""
+    return listing(store.reader.queue(limit=query.limit, after=query.after), lambda job: told(store, job))

@@ -1,0 +1,81 @@
+"""Settings of every process, read once from the environment; nothing else reads it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+SCHEMES = {
+    "DATABASE_URL": ("sqlite", "postgresql", "postgresql+psycopg", "postgres"),
+    "BROKER_URL": ("redis", "rediss", "redis+socket"),
+    "ARTIFACTS_URL": ("file", "s3"),
+}
+Number = TypeVar("Number", int, float)
+
+
+class SettingInvalid(Exception):
+    """A variable of the environment holds what it cannot; the message names it and what would do."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    database_url: str
+    broker_url: str
+    artifacts_url: str
+    data_folder: Path
+    data_root: Path
+    lease_seconds: float
+    cancel_grace_seconds: float
+    stop_grace_seconds: float
+    max_failures: int
+    max_losses: int
+    idle_look_seconds: float
+    sweep_seconds: float
+    max_body_bytes: int
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of this process; SettingInvalid names the variable that is wrong."""
+    data_folder = Path(environ.get("ACMIX_DATA") or "data").expanduser().resolve()
+    return Settings(
+        database_url=_url(environ, "DATABASE_URL", f"sqlite:///{data_folder / 'acmix.db'}"),
+        broker_url=_url(environ, "BROKER_URL", "redis://localhost:6379/0"),
+        artifacts_url=_url(environ, "ARTIFACTS_URL", f"file://{data_folder / 'artifacts'}"),
+        data_folder=data_folder,
+        data_root=Path(environ.get("DATA_ROOT") or data_folder / "datasets").expanduser().resolve(),
+        lease_seconds=_number(environ, "LEASE_SECONDS", 60.0, least=1, most=3600),
+        cancel_grace_seconds=_number(environ, "CANCEL_GRACE_SECONDS", 5.0, least=0, most=3600),
+        stop_grace_seconds=_number(environ, "STOP_GRACE_SECONDS", 8.0, least=0, most=3600),
+        max_failures=_number(environ, "MAX_FAILURES", 2, least=0, most=100),
+        max_losses=_number(environ, "MAX_LOSSES", 5, least=0, most=100),
+        idle_look_seconds=_number(environ, "ACMIX_IDLE_LOOK_SECONDS", 15.0, least=0.05, most=3600),
+        sweep_seconds=_number(environ, "ACMIX_SWEEP_SECONDS", 5.0, least=0.05, most=3600),
+        max_body_bytes=_number(environ, "MAX_BODY_BYTES", 4 * 2**20, least=1024, most=2**30),
+    )
+
+
+def _url(environ: Mapping[str, str], variable: str, default: str) -> str:
+    """Its value, if we speak the scheme. The message shows the scheme alone: the rest may hold a password."""
+    url = environ.get(variable) or default
+    scheme = urlsplit(url).scheme
+    if scheme not in SCHEMES[variable]:
+        raise SettingInvalid(f"{variable} has the scheme {scheme[:30]!r}; {', '.join(SCHEMES[variable])} would do")
+    return url
+
+
+def _number(environ: Mapping[str, str], variable: str, default: Number, *, least: float, most: float) -> Number:
+    """Its value as a number of the default's type, within bounds."""
+    text = environ.get(variable)
+    if not text:
+        return default
+    kind = type(default)
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not least <= value <= most:
+        wanted = "a whole number" if kind is int else "a number"
+        raise SettingInvalid(f"{variable}={text[:60]!r} will not do; {wanted} from {least:g} to {most:g} would")
+    return value

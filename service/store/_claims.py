@@ -1,0 +1,101 @@
+"""The claim: which queued job is next for a worker, and how it becomes the worker's."""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select
+
+from acmix.events import Event
+from service.store import _checkpoints, _journal
+from service.store.rows import Claim, Job, Json, read
+from service.store.tables import attempts, jobs, workers
+
+CLAIM_ORDER = (jobs.c.priority.desc(), jobs.c.queued_at, jobs.c.id)
+PAGE = 100
+
+
+def behind(priority: int, queued_at: datetime, job_id: str) -> ColumnElement[bool]:
+    """Jobs that come after such a one in claim order."""
+    later = or_(jobs.c.queued_at > queued_at, and_(jobs.c.queued_at == queued_at, jobs.c.id > job_id))
+    return or_(jobs.c.priority < priority, and_(jobs.c.priority == priority, later))
+
+
+def due(now: datetime) -> ColumnElement[bool]:
+    """Queued jobs that nothing holds back."""
+    waited = or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now)
+    return and_(jobs.c.status == "queued", waited)
+
+
+def lock_next(connection: Connection, now: datetime, gpus_free: int, can_run: Callable[[Json], bool]) -> Job | None:
+    """The first job in claim order that this worker can run, locked; one that another is claiming is passed over."""
+    for job_id, resolved_spec in _candidates(connection, now, gpus_free):
+        if can_run(resolved_spec):
+            still = select(jobs).where(jobs.c.id == job_id, due(now)).with_for_update(skip_locked=True)
+            row = connection.execute(still).mappings().one_or_none()
+            if row is not None:
+                return read(Job, row)
+    return None
+
+
+def take(
+    connection: Connection, job: Job, now: datetime, worker_id: str, *, lease_seconds: float, gpus_free: int
+) -> Claim:
+    """Begin the job's next attempt, from its newest checkpoint, and tell so."""
+    resume = next(iter(_checkpoints.listed(connection, job.id)), None)
+    _, rewound = _checkpoints.truncate(connection, job, resume)
+    taken = _journal.change(
+        connection,
+        job,
+        status="running",
+        phase="starting",
+        status_reason=None,
+        requested=None,
+        attempt=job.attempt + 1,
+        worker=worker_id,
+        devices=None,
+        not_before=None,
+        claimed_at=now,
+        started_at=job.started_at or now,
+        lease_expires_at=now + timedelta(seconds=lease_seconds),
+        resolved_spec=_granted(job, gpus_free),
+        **rewound,
+    )
+    resumed_from = _checkpoints.resumed_from(resume)
+    _begin_attempt(connection, taken, now, resumed_from)
+    where = f"from step {resume.step}" if resume else "from the start"
+    data = {"status": "running", "worker": worker_id, "resumed_from": resumed_from}
+    told = Event("status", f"attempt {taken.attempt} begins {where} on {worker_id}", data)
+    return Claim(_journal.append(connection, taken, now, [told]), resume)
+
+
+def _candidates(connection: Connection, now: datetime, gpus_free: int) -> Iterator[tuple[str, Json]]:
+    """Due jobs that fit the free GPUs, in claim order, a page at a time."""
+    fits = or_(jobs.c.gpus.is_(None), jobs.c.gpus <= gpus_free)
+    columns = (jobs.c.id, jobs.c.resolved_spec, jobs.c.priority, jobs.c.queued_at)
+    page = select(*columns).where(due(now), fits).order_by(*CLAIM_ORDER).limit(PAGE)
+    rows = connection.execute(page).all()
+    while rows:
+        yield from ((row.id, row.resolved_spec) for row in rows)
+        last = rows[-1]
+        rows = connection.execute(page.where(behind(last.priority, last.queued_at, last.id))).all()
+
+
+def _granted(job: Job, gpus_free: int) -> Json:
+    """The resolved spec with its number of GPUs: "auto" is 1 where there is one."""
+    gpus = job.gpus if job.gpus is not None else min(1, gpus_free)
+    return {**job.resolved_spec, "resources": {**job.resolved_spec["resources"], "gpus": gpus}}
+
+
+def _begin_attempt(connection: Connection, job: Job, now: datetime, resumed_from: Json | None) -> None:
+    host = connection.execute(select(workers.c.host).where(workers.c.id == job.worker)).scalar_one_or_none()
+    row: dict[str, Any] = {
+        "job": job.id,
+        "number": job.attempt,
+        "worker": job.worker,
+        "host": host,
+        "started_at": now,
+        "heartbeat_at": now,
+        "resumed_from": resumed_from,
+    }
+    connection.execute(insert(attempts).values(**row))

@@ -1,0 +1,87 @@
+"""Rows of jobs, locked and changed, and the events of each: what every write of the ledger is made of."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from acmix.errors import Reason
+from acmix.events import Event
+from service.store.errors import JobNotFound, LeaseLost
+from service.store.rows import Job, Status, read
+from service.store.states import MOVES
+from service.store.tables import events, jobs, log_lines
+
+
+def lock(connection: Connection, job_id: str) -> Job:
+    """The job, its row locked until the transaction ends; JobNotFound."""
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).mappings().one_or_none()
+    if row is None:
+        raise JobNotFound(job_id)
+    return read(Job, row)
+
+
+def lock_held(connection: Connection, job_id: str, attempt: int) -> Job:
+    """The fence: the running job of this very attempt, its row locked; LeaseLost if it is another's by now."""
+    held = select(jobs).where(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == "running")
+    row = connection.execute(held.with_for_update()).mappings().one_or_none()
+    if row is None:
+        raise LeaseLost(job_id, attempt)
+    return read(Job, row)
+
+
+def change(connection: Connection, job: Job, **values: Any) -> Job:
+    """Change a locked job, on condition that it still is as it was read; returns it as it then is."""
+    if "status" in values:
+        assert values["status"] in MOVES[job.status], f"{job.status} -> {values['status']} is no legal move"
+    as_read = (jobs.c.id == job.id) & (jobs.c.status == job.status) & (jobs.c.attempt == job.attempt)
+    changed = connection.execute(update(jobs).where(as_read).values(**values).returning(*jobs.c))
+    return read(Job, changed.mappings().one())
+
+
+def append(connection: Connection, job: Job, now: datetime, said: Sequence[Event], **changes: Any) -> Job:
+    """Write events, one at least, under the job's next numbers and present attempt; change the job along with it."""
+    rows = [
+        {
+            "job": job.id,
+            "number": number,
+            "at": now,
+            "attempt": job.attempt,
+            "type": event.type,
+            "message": storable(event.message),
+            "data": dict(event.data),
+        }
+        for number, event in enumerate(said, start=job.last_event + 1)
+    ]
+    connection.execute(insert(events), rows)
+    return change(connection, job, last_event=job.last_event + len(rows), **changes)
+
+
+def append_status(
+    connection: Connection, job: Job, now: datetime, message: str, reason: Reason | None, **data: Any
+) -> Job:
+    """Tell the status that the job has just taken on."""
+    told = {"status": job.status, "reason": reason.as_json() if reason else None, **data}
+    return append(connection, job, now, [Event("status", message, told)])
+
+
+def append_log(connection: Connection, job: Job, lines: Sequence[str]) -> None:
+    numbered = enumerate(lines, start=job.last_log_line + 1)
+    rows = [{"job": job.id, "number": number, "line": storable(line)} for number, line in numbered]
+    if rows:
+        connection.execute(insert(log_lines), rows)
+        change(connection, job, last_log_line=job.last_log_line + len(rows))
+
+
+def move(connection: Connection, job: Job, now: datetime, status: Status, reason: Reason | None, **values: Any) -> Job:
+    """Take a locked job to another status and tell so: the one way in which a status changes, but for the claim."""
+    ended = {"ended_at": now} if not MOVES[status] else {}
+    told = {"status_reason": reason.as_json() if reason else None}
+    moved = change(connection, job, status=status, phase=None, requested=None, **told, **ended, **values)
+    return append_status(connection, moved, now, f"{status}: {reason.message}" if reason else status, reason)
+
+
+def storable(text: str) -> str:
+    """Text that PostgreSQL takes: no NUL, no half of a surrogate pair."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")

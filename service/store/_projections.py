@@ -1,0 +1,92 @@
+"""What events leave beside themselves: points of curves, traces, evaluations, and how the job stands."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, update
+
+from acmix.events import Event
+from service.store.database import insert_or_replace
+from service.store.rows import Job
+from service.store.tables import attempts, evaluations, metric_points, trace_steps
+
+
+def project(connection: Connection, job: Job, now: datetime, said: Sequence[Event]) -> dict[str, Any]:
+    """Write what the events leave in other tables; returns what they change in the job. Saying it twice is fine."""
+    by_type: dict[str, list[Mapping[str, Any]]] = {}
+    for event in said:
+        by_type.setdefault(event.type, []).append(event.data)
+    insert_or_replace(connection, metric_points, _points(job, by_type.get("metrics", ())))
+    insert_or_replace(connection, trace_steps, _traces(job, by_type.get("trace", ())))
+    insert_or_replace(connection, evaluations, _evaluations(job, by_type.get("evaluation", ())))
+    changes = {
+        **_progress(job, now, by_type.get("progress", ())),
+        **_surroundings(by_type.get("status", ())),
+        **_best(by_type.get("evaluation", ())),
+    }
+    if "devices" in changes:
+        mine = (attempts.c.job == job.id) & (attempts.c.number == job.attempt)
+        connection.execute(update(attempts).where(mine).values(devices=changes["devices"]))
+    return changes
+
+
+def best_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's `best` by the evaluation that found it; its checkpoint comes with the commit."""
+    metric = evaluation["metric"]
+    value = evaluation["metrics"][metric]
+    return {"metric": metric, "value": value, "epoch": evaluation.get("epoch"), "checkpoint": None}
+
+
+def _points(job: Job, said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    points = {
+        (name, step): value
+        for data in said
+        for name, values in data["values"].items()
+        for step, value in zip(data["step"], values, strict=True)
+    }
+    return [{"job": job.id, "name": name, "step": step, "value": value} for (name, step), value in points.items()]
+
+
+def _traces(job: Job, said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{"job": job.id, "step": data["step"], "data": dict(data)} for data in said]
+
+
+def _evaluations(job: Job, said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "job": job.id,
+            "step": data["step"],
+            "split": data["split"],
+            "final": bool(data.get("final")),
+            "best": _is_best(data),
+            "data": dict(data),
+        }
+        for data in said
+    ]
+
+
+def _progress(job: Job, now: datetime, said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if not said:
+        return {}
+    merged = {**(job.progress or {})}
+    for data in said:
+        merged.update(data)
+    phase = merged.pop("phase", job.phase)
+    return {"phase": phase, "progress": merged, "progress_at": now}
+
+
+def _surroundings(said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the run says of where it runs."""
+    running = [data for data in said if data.get("status") == "running"]
+    return {name: data[name] for data in running for name in ("versions", "devices") if name in data}
+
+
+def _best(said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found = [data for data in said if _is_best(data)]
+    return {"best": best_of(found[-1])} if found else {}
+
+
+def _is_best(data: Mapping[str, Any]) -> bool:
+    """The best so far on val; the final evaluation, on test, chooses nothing."""
+    return bool(data.get("best")) and not data.get("final")

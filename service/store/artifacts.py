@@ -1,0 +1,110 @@
+"""Files of jobs, below keys such as jobs/ID/checkpoints/ID: a folder of this machine or S3 by the same interface."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from service.store.errors import ArtifactExists, ArtifactNotFound
+
+MANIFEST = "manifest.json"
+CHUNK_BYTES = 2**20
+
+
+class Artifacts:
+    """The files behind a URL: file:///folder or s3://bucket/prefix."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._folder = Path(unquote(parts.path)).resolve() if parts.scheme == "file" else None
+        self._store = _local(self._folder) if self._folder else from_url(url)
+
+    def put_folder(self, key: str, folder: Path) -> None:
+        """Store every file of a folder below `key`, the manifest last: its presence means that all are there.
+
+        Doing it again with the same manifest changes nothing; ArtifactExists if another one is there.
+        """
+        manifest = folder / MANIFEST
+        if self._is_stored(f"{key}/{MANIFEST}", manifest.read_bytes()):
+            return
+        others = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != manifest)
+        for path in (*others, manifest):
+            stored = f"{key}/{path.relative_to(folder).as_posix()}"
+            with path.open("rb") as file:
+                obstore.put(self._store, stored, file, mode="create" if path == manifest else "overwrite")
+            self._sync(stored)
+
+    def fetch_folder(self, key: str, folder: Path) -> None:
+        """Copy every file below `key` into a folder, which is made; ArtifactNotFound if there is none."""
+        stored = self._files(key)
+        if not stored:
+            raise ArtifactNotFound(key)
+        for path in stored:
+            target = folder / path.removeprefix(f"{key}/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                file.writelines(self.stream(path))
+
+    def head(self, key: str) -> int:
+        """Size of a file in bytes; ArtifactNotFound."""
+        try:
+            return obstore.head(self._store, key)["size"]
+        except FileNotFoundError:
+            raise ArtifactNotFound(key) from None
+
+    def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Bytes `start` up to, not including, `end` of a file, in chunks; ArtifactNotFound before the first."""
+        size = self.head(key)
+        end = size if end is None else min(end, size)
+        if start >= end:
+            return iter(())
+        try:
+            found = obstore.get(self._store, key, options={"range": (start, end)})
+        except FileNotFoundError:
+            raise ArtifactNotFound(key) from None
+        return (bytes(chunk) for chunk in found.stream(min_chunk_size=CHUNK_BYTES))
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Remove every file below a prefix of whole path segments; none there is fine."""
+        if not prefix.strip("/"):
+            raise ValueError("an empty prefix would delete every file; name a job's")
+        obstore.delete(self._store, self._files(prefix))
+
+    def prefixes(self, prefix: str = "") -> list[str]:
+        """What lies directly below a prefix: jobs/ID for each job under `jobs`."""
+        return sorted(obstore.list_with_delimiter(self._store, prefix or None)["common_prefixes"])
+
+    def ping(self) -> None:
+        """Raises if the files cannot be reached."""
+        if self._folder and not os.access(self._folder, os.W_OK | os.X_OK):
+            raise OSError(f"{self._folder} is not a folder that can be written to")
+        obstore.list_with_delimiter(self._store, "ping")
+
+    def _is_stored(self, key: str, content: bytes) -> bool:
+        try:
+            stored = b"".join(self.stream(key))
+        except ArtifactNotFound:
+            return False
+        if stored != content:
+            raise ArtifactExists(key)
+        return True
+
+    def _files(self, prefix: str) -> list[str]:
+        return [meta["path"] for batch in obstore.list(self._store, prefix.strip("/")) for meta in batch]
+
+    def _sync(self, key: str) -> None:
+        """On this machine's disk: the file and the folder that names it survive a power cut."""
+        if self._folder:
+            for path in (self._folder / key, (self._folder / key).parent):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+
+def _local(folder: Path) -> ObjectStore:
+    return LocalStore(folder, automatic_cleanup=True, mkdir=True)

@@ -1,0 +1,133 @@
+"""Connections to SQLite and PostgreSQL, both first-class, and what the two say differently."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import GenericFunction
+
+from service.store.tables import UtcDateTime
+
+POSTGRESQL_SETTINGS = {
+    "statement_timeout": "30s",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "30s",
+}
+CONNECT_SECONDS = 5
+SQLITE_SETTINGS = ("busy_timeout = 30000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+MIGRATION_LOCK = 0x61636D6978  # "acmix": the advisory lock of whoever migrates
+
+
+def connect(database_url: str) -> Engine:
+    """The engine of a database. Transactions of `writing(engine)` are the ones that may write."""
+    url = make_url(database_url)
+    settings: dict[str, Any] = {"json_serializer": partial(json.dumps, allow_nan=False), "pool_timeout": 10}
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url, settings)
+    options = " ".join(f"-c {name}={value}" for name, value in POSTGRESQL_SETTINGS.items())
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": CONNECT_SECONDS, "options": options, "application_name": "acmix"},
+        **settings,
+    )
+
+
+def writing(engine: Engine) -> Engine:
+    """The same engine, for transactions that write."""
+    return engine.execution_options(writes=True)
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the tables up to date, in one transaction; of several processes that try at once, one does."""
+    with writing(engine).begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        config = _migrations()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def is_current(engine: Engine) -> bool:
+    """Whether the tables are those that this code was written for."""
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_heads()
+    return set(found) == set(ScriptDirectory.from_config(_migrations()).get_heads())
+
+
+def clock(connection: Connection) -> datetime:
+    """What time it is, by the database alone: no other clock has a say in leases."""
+    return connection.execute(select(_ClockTime())).scalar_one()
+
+
+def insert_or_replace(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows; where one of the same primary key is there, the new one takes its place."""
+    if not rows:
+        return
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table)
+    keys = [column.name for column in table.primary_key]
+    others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), list(rows))
+
+
+def _sqlite(url: URL, settings: Mapping[str, Any]) -> Engine:
+    if url.database in (None, "", ":memory:"):
+        raise ValueError(
+            f"{url} names no file; sqlite:///FOLDER/acmix.db would do: every process must see the same rows"
+        )
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, **settings)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver would begin on its own, and late
+    for setting in SQLITE_SETTINGS:
+        connection.execute(f"PRAGMA {setting}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """A writer takes the lock at once and waits for it; one that began as a reader would fail instead."""
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _migrations() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+class _ClockTime(GenericFunction[datetime]):
+    """The moment itself; PostgreSQL's now() would be that of the transaction's start."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(_ClockTime, "postgresql")
+def _clock_time_postgresql(_element: _ClockTime, _compiler: SQLCompiler, **_: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(_ClockTime, "sqlite")
+def _clock_time_sqlite(_element: _ClockTime, _compiler: SQLCompiler, **_: Any) -> str:
+    return "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"

@@ -1,0 +1,64 @@
+"""What the store refuses, named for what happened; each message is a sentence."""
+
+from collections.abc import Sequence
+
+from service.store.rows import Job
+
+
+class JobNotFound(Exception):
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"there is no job {job_id[:60]!r}")
+        self.job_id = job_id
+
+
+class CheckpointNotFound(Exception):
+    def __init__(self, checkpoint_id: str) -> None:
+        super().__init__(f"there is no checkpoint {checkpoint_id[:60]!r}")
+        self.checkpoint_id = checkpoint_id
+
+
+class JobNotEnded(Exception):
+    """Only an ended job can be deleted."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(f"job {job.id} is {job.status}; cancel it first, then delete it")
+        self.job = job
+
+
+class MoveRefused(Exception):
+    """The table of legal moves has no such action for a job of this status."""
+
+    def __init__(self, job: Job, action: str, allowed: Sequence[str]) -> None:
+        super().__init__(f"job {job.id} is {job.status} and takes no {action}; it takes: {', '.join(allowed)}")
+        self.job = job
+
+
+class IdempotencyKeyReused(Exception):
+    """The same Idempotency-Key came with another body."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(f"this Idempotency-Key already made job {job.id} from another body; use a new key")
+        self.job = job
+
+
+class LeaseLost(Exception):
+    """The job is no longer this attempt's: whoever wrote must kill its child, write nothing and leave."""
+
+    def __init__(self, job_id: str, attempt: int) -> None:
+        super().__init__(f"attempt {attempt} no longer holds job {job_id}")
+        self.job_id = job_id
+        self.attempt = attempt
+
+
+class ArtifactNotFound(Exception):
+    def __init__(self, key: str) -> None:
+        super().__init__(f"no artifact has the key {key[:200]!r}")
+        self.key = key
+
+
+class ArtifactExists(Exception):
+    """A folder of artifacts is written once."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"{key[:200]!r} already holds other files; put the folder under a new key")
+        self.key = key

@@ -1,0 +1,327 @@
+"""The ledger: every write to the store. One method, one transaction, one fact; the time is the database's."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+from sqlalchemy import Connection, Engine, Update, and_, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from acmix.events import Event
+from service.store import _checkpoints, _claims, _endings, _journal, _projections
+from service.store.database import clock, insert_or_replace, writing
+from service.store.errors import IdempotencyKeyReused, JobNotEnded, LeaseLost, MoveRefused
+from service.store.ids import new_id
+from service.store.rows import Checkpoint, Claim, Job, Json, Outcome, Wish, WorkerCard, read
+from service.store.states import CANCELLED_BY_USER, ENDED, allowed_actions
+from service.store.tables import attempts, jobs, labels, workers
+
+
+class Ledger:
+    """Writes of the API, of the worker (each fenced by the attempt: LeaseLost) and of the housekeeper."""
+
+    def __init__(
+        self, engine: Engine, *, lease_seconds: float = 60.0, max_failures: int = 2, max_losses: int = 5
+    ) -> None:
+        self._reading = engine
+        self._writing = writing(engine)
+        self._lease_seconds = lease_seconds
+        self._budgets = _endings.Budgets(max_failures, max_losses)
+
+    # What the API writes
+
+    def submit(
+        self,
+        spec: Json,
+        resolved_spec: Json,
+        *,
+        idempotency_key: str | None = None,
+        body_sha256: str | None = None,
+        parent: str | None = None,
+    ) -> tuple[Job, bool]:
+        """A new job, queued, and True; under a key that was used before, the first job and False.
+
+        Raises:
+            IdempotencyKeyReused: the key came before with another body (by default the spec is the body).
+        """
+        body_sha256 = body_sha256 or _sha256_of(spec)
+        row = _new_row(spec, resolved_spec, parent=parent, idempotency_key=idempotency_key, body_sha256=body_sha256)
+        try:
+            with self._writing.begin() as connection:
+                first = _first_under(connection, idempotency_key, body_sha256)
+                return (first, False) if first else (_insert(connection, row), True)
+        except IntegrityError:
+            with self._writing.begin() as connection:  # another submit under this key was quicker
+                first = _first_under(connection, idempotency_key, body_sha256)
+            if first is None:
+                raise
+            return first, False
+
+    def request_cancel(self, job_id: str) -> tuple[Job, bool]:
+        """Cancel a waiting job at once; wish it of a running one. Returns the job and whether anything changed."""
+        with self._writing.begin() as connection:
+            job = _journal.lock(connection, job_id)
+            if job.status in ENDED or job.requested == "cancel":
+                return job, False
+            if job.status == "running":
+                return _journal.change(connection, job, requested="cancel"), True
+            return _journal.move(connection, job, clock(connection), "cancelled", CANCELLED_BY_USER), True
+
+    def request_pause(self, job_id: str) -> tuple[Job, bool]:
+        """Pause a queued job at once; wish it of a running one. MoveRefused where it has ended."""
+        with self._writing.begin() as connection:
+            job = _journal.lock(connection, job_id)
+            if job.status in ENDED:
+                raise MoveRefused(job, "pause", allowed_actions(job.status))
+            if job.status == "paused" or job.requested:
+                return job, False
+            if job.status == "running":
+                return _journal.change(connection, job, requested="pause"), True
+            return _journal.move(connection, job, clock(connection), "paused", None, not_before=None), True
+
+    def resume(self, job_id: str) -> tuple[Job, bool]:
+        """Queue a paused job again, or take back the wish to pause it. MoveRefused where it has ended."""
+        with self._writing.begin() as connection:
+            job = _journal.lock(connection, job_id)
+            if job.status in ENDED:
+                raise MoveRefused(job, "resume", allowed_actions(job.status))
+            if job.status == "paused":
+                now = clock(connection)
+                return _journal.move(connection, job, now, "queued", None, queued_at=now), True
+            if job.requested == "pause":
+                return _journal.change(connection, job, requested=None), True
+            return job, False
+
+    def delete(self, job_id: str) -> None:
+        """Remove an ended job and every row of it; JobNotEnded, JobNotFound."""
+        with self._writing.begin() as connection:
+            job = _journal.lock(connection, job_id)
+            if job.status not in ENDED:
+                raise JobNotEnded(job)
+            connection.execute(delete(jobs).where(jobs.c.id == job_id))
+
+    # What the worker writes
+
+    def enrol(self, card: WorkerCard) -> None:
+        """A worker is here, with this menu."""
+        with self._writing.begin() as connection:
+            now = clock(connection)
+            row = {
+                "id": card.id,
+                "host": card.host,
+                "slots": card.slots,
+                "busy": 0,
+                "devices": [device.model_dump(mode="json") for device in card.devices],
+                "versions": dict(card.versions),
+                "catalog": card.catalog.model_dump(mode="json"),
+                "started_at": now,
+                "seen_at": now,
+                "left_at": None,
+            }
+            insert_or_replace(connection, workers, [row])
+
+    def seen(self, worker_id: str, busy: int) -> None:
+        """A worker is alive, with so many slots at work."""
+        with self._writing.begin() as connection:
+            alive = update(workers).where(workers.c.id == worker_id)
+            connection.execute(alive.values(busy=busy, seen_at=clock(connection)))
+
+    def leave(self, worker_id: str) -> None:
+        """A worker has gone; its menu stays known for as long as that of one last seen now."""
+        with self._writing.begin() as connection:
+            now = clock(connection)
+            gone = update(workers).where(workers.c.id == worker_id)
+            connection.execute(gone.values(busy=0, seen_at=now, left_at=now))
+
+    def claim(self, worker_id: str, *, gpus_free: int | None, can_run: Callable[[Json], bool]) -> Claim | None:
+        """Begin the next attempt of the first job in claim order that fits; None if there is none.
+
+        Args:
+            gpus_free: how many GPUs the worker can give; None or 0 where it has none.
+            can_run: whether the worker's own menu can serve a resolved spec.
+        """
+        free = gpus_free or 0
+        with self._writing.begin() as connection:
+            job = _claims.lock_next(connection, clock(connection), free, can_run)
+            if job is None:
+                return None
+            now = clock(connection)
+            return _claims.take(connection, job, now, worker_id, lease_seconds=self._lease_seconds, gpus_free=free)
+
+    def rewind(self, job_id: str, attempt: int, to: Checkpoint | None, *, why: str) -> list[Checkpoint]:
+        """Go back to an older checkpoint, or the start, because newer ones cannot be read; returns those, unlisted.
+
+        Raises:
+            CheckpointNotFound: `to` is not listed.
+        """
+        with self._writing.begin() as connection:
+            job = _journal.lock_held(connection, job_id, attempt)
+            removed, rewound = _checkpoints.truncate(connection, job, to)
+            resumed_from = _checkpoints.resumed_from(to)
+            connection.execute(_of_attempt(job).values(resumed_from=resumed_from))
+            told = Event("warning", why, {"code": "checkpoint_unreadable", "resumed_from": resumed_from})
+            _journal.append(connection, job, clock(connection), [told], **rewound)
+            return removed
+
+    def heartbeat(self, job_id: str, attempt: int) -> Wish | None:
+        """Renew the lease; returns what is wished of the job."""
+        with self._writing.begin() as connection:
+            job = _journal.lock_held(connection, job_id, attempt)
+            now = clock(connection)
+            _journal.change(connection, job, lease_expires_at=self._lease_from(now))
+            connection.execute(_of_attempt(job).values(heartbeat_at=now))
+            return job.requested
+
+    def wish(self, job_id: str, attempt: int) -> Wish | None:
+        """What is wished of the job; changes nothing."""
+        held = and_(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == "running")
+        with self._reading.connect() as connection:
+            row = connection.execute(select(jobs.c.requested).where(held)).one_or_none()
+        if row is None:
+            raise LeaseLost(job_id, attempt)
+        return cast("Wish | None", row.requested)
+
+    def record(self, job_id: str, attempt: int, events: Sequence[Event]) -> None:
+        """Write events under the job's next numbers, and what they leave in curves, traces and results."""
+        if not events:
+            return
+        with self._writing.begin() as connection:
+            job = _journal.lock_held(connection, job_id, attempt)
+            now = clock(connection)
+            changes = _projections.project(connection, job, now, events)
+            _journal.append(connection, job, now, events, **changes)
+
+    def commit_checkpoint(
+        self,
+        job_id: str,
+        attempt: int,
+        checkpoint: Checkpoint,
+        event: Event,
+        *,
+        keep_best: int,
+        keep_latest: int,
+        metric: str,
+        larger_is_better: bool,
+    ) -> list[Checkpoint]:
+        """List a checkpoint whose files are stored, and unlist those that retention drops; returns the dropped ones.
+
+        Args:
+            metric: the one of `checkpoint.metrics` that the best are chosen by.
+        """
+        with self._writing.begin() as connection:
+            job = _journal.lock_held(connection, job_id, attempt)
+            now = clock(connection)
+            _checkpoints.insert_row(connection, _row_of(checkpoint, job, now))
+            removed = _checkpoints.retain(
+                connection,
+                job,
+                keep_best=keep_best,
+                keep_latest=keep_latest,
+                metric=metric,
+                larger_is_better=larger_is_better,
+            )
+            best = _best_with(connection, job, checkpoint, is_best=bool(event.data.get("best")))
+            told = Event(event.type, event.message, {**event.data, "id": checkpoint.id})
+            _journal.append(connection, job, now, [told], best=best)
+            return removed
+
+    def log(self, job_id: str, attempt: int, lines: Sequence[str]) -> None:
+        """Append what the attempt printed."""
+        with self._writing.begin() as connection:
+            _journal.append_log(connection, _journal.lock_held(connection, job_id, attempt), lines)
+
+    def finish(self, job_id: str, attempt: int, outcome: Outcome) -> Job:
+        """End the attempt; the job ends too, or waits for its next attempt. Its status event is the last it writes."""
+        with self._writing.begin() as connection:
+            job = _journal.lock_held(connection, job_id, attempt)
+            return _endings.end_attempt(connection, job, clock(connection), outcome, self._budgets)
+
+    # What the housekeeper writes
+
+    def sweep(self) -> list[str]:
+        """End the attempts whose lease ran out; returns the ids of their jobs, now queued, failed or as wished."""
+        with self._writing.begin() as connection:
+            now = clock(connection)
+            expired = _endings.lock_expired(connection, now, self._lease_seconds)
+            for job in expired:
+                _endings.end_attempt(connection, job, now, Outcome("lost"), self._budgets)
+            return [job.id for job in expired]
+
+    def long_queued(self, seconds: float) -> list[str]:
+        """Jobs that could have been claimed and have waited longer than this, longest first: ring for them again."""
+        with self._reading.connect() as connection:
+            now = clock(connection)
+            long_ago = jobs.c.queued_at < now - timedelta(seconds=seconds)
+            waiting = select(jobs.c.id).where(_claims.due(now), long_ago)
+            return list(connection.execute(waiting.order_by(jobs.c.queued_at, jobs.c.id).limit(1000)).scalars())
+
+    def _lease_from(self, now: datetime) -> datetime:
+        return now + timedelta(seconds=self._lease_seconds)
+
+
+def _new_row(spec: Json, resolved_spec: Json, **more: Any) -> dict[str, Any]:
+    gpus = resolved_spec["resources"]["gpus"]
+    return {
+        "id": new_id("job"),
+        "kind": resolved_spec["kind"],
+        "name": resolved_spec["name"],
+        "status": "queued",
+        "spec": spec,
+        "resolved_spec": resolved_spec,
+        "metadata": resolved_spec["metadata"],
+        "priority": resolved_spec["priority"],
+        "gpus": None if gpus == "auto" else gpus,
+        "attempt": 0,
+        "failures": 0,
+        "losses": 0,
+        "last_event": 0,
+        "last_log_line": 0,
+        **more,
+    }
+
+
+def _insert(connection: Connection, row: dict[str, Any]) -> Job:
+    now = clock(connection)
+    inserted = insert(jobs).values(**row, created_at=now, queued_at=now).returning(*jobs.c)
+    job = read(Job, connection.execute(inserted).mappings().one())
+    if job.metadata:
+        pairs = [{"job": job.id, "key": key, "value": value} for key, value in job.metadata.items()]
+        connection.execute(insert(labels), pairs)
+    return _journal.append_status(connection, job, now, "queued", None)
+
+
+def _first_under(connection: Connection, idempotency_key: str | None, body_sha256: str) -> Job | None:
+    """The job that this key made, if any; IdempotencyKeyReused if it was made from another body."""
+    if idempotency_key is None:
+        return None
+    row = connection.execute(select(jobs).where(jobs.c.idempotency_key == idempotency_key)).mappings().one_or_none()
+    if row is None:
+        return None
+    if row["body_sha256"] != body_sha256:
+        raise IdempotencyKeyReused(read(Job, row))
+    return read(Job, row)
+
+
+def _sha256_of(spec: Json) -> str:
+    return hashlib.sha256(json.dumps(spec, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _of_attempt(job: Job) -> Update:
+    return update(attempts).where(attempts.c.job == job.id, attempts.c.number == job.attempt)
+
+
+def _row_of(checkpoint: Checkpoint, job: Job, now: datetime) -> dict[str, Any]:
+    said = {"job": job.id, "attempt": job.attempt, "created_at": now, "best": False, "latest": False}
+    return {**asdict(checkpoint), **said}
+
+
+def _best_with(connection: Connection, job: Job, checkpoint: Checkpoint, *, is_best: bool) -> Json | None:
+    """The job's `best` after a commit: it names a checkpoint only while that one is listed."""
+    if job.best is None:
+        return None
+    named = checkpoint.id if is_best else job.best["checkpoint"]
+    is_listed = named in {listed.id for listed in _checkpoints.listed(connection, job.id)}
+    return {**job.best, "checkpoint": named if is_listed else None}

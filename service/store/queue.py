@@ -1,0 +1,80 @@
+"""The broker. A message says no more than "there is work": losing one or doubling it does no harm."""
+
+import logging
+from typing import Any
+
+from celery import Celery
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+SOCKET_SECONDS = 2.0
+TRAIN, LIGHT, PLANS = "train", "light", "plans"
+
+logger = logging.getLogger(__name__)
+
+
+def celery_app(broker_url: str) -> Celery:
+    """Celery with the settings that every process shares; docs/decisions.md has the reason for each."""
+    app = Celery("acmix", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            "socket_timeout": SOCKET_SECONDS,
+            "socket_connect_timeout": SOCKET_SECONDS,
+            "max_retries": 0,  # a publisher would try again for as long as the broker hangs
+        },
+        accept_content=["json"],
+        result_backend=None,
+        task_acks_late=False,
+        task_ignore_result=True,
+        task_default_queue=TRAIN,
+        task_publish_retry=False,
+        task_serializer="json",
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_disable_prefetch=True,
+        worker_enable_remote_control=False,
+        worker_prefetch_multiplier=1,
+    )
+    return app
+
+
+class Queue:
+    """Rings the workers. It never raises: a worker that was not rung looks at the ledger by itself."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._app = celery_app(broker_url)
+        self._redis = Redis.from_url(
+            broker_url.replace("redis+socket://", "unix://", 1),
+            socket_timeout=SOCKET_SECONDS,
+            socket_connect_timeout=SOCKET_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def nudge_train(self) -> bool:
+        """There is a job to claim. Whether the message went out."""
+        return self._send("train", TRAIN)
+
+    def nudge_light(self, name: str, *args: Any) -> bool:
+        """There is light work of this name for the housekeeper. Whether the message went out."""
+        return self._send(name, LIGHT, *args)
+
+    def nudge_plan(self, *args: Any) -> bool:
+        """There is a plan to work out. Whether the message went out."""
+        return self._send("plan", PLANS, *args)
+
+    def ping(self) -> None:
+        """Raises if the broker does not answer within 2 seconds."""
+        self._redis.ping()
+
+    def close(self) -> None:
+        self._app.close()
+        self._redis.close()
+
+    def _send(self, task: str, queue: str, *args: Any) -> bool:
+        try:
+            self._app.send_task(task, args=args, queue=queue)
+        except Exception as error:  # whatever ails the broker, the row stands
+            logger.warning("no nudge %s went out: %s", task, error)
+            return False
+        return True

@@ -1,0 +1,211 @@
+"""Reads of the store: lists, pages and the parts of a job. Filtered and cut in SQL."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, Select, exists, func, select
+
+from acmix.catalog import Catalog, Device
+from service.store import _claims, _series
+from service.store._checkpoints import NEWEST_FIRST
+from service.store.database import clock
+from service.store.errors import CheckpointNotFound, JobNotFound
+from service.store.rows import (
+    Attempt,
+    Checkpoint,
+    Job,
+    Json,
+    LayerTrace,
+    Page,
+    Series,
+    StoredEvent,
+    Worker,
+    read,
+)
+from service.store.tables import attempts, checkpoints, evaluations, events, jobs, labels, log_lines, workers
+
+T = TypeVar("T")
+
+
+class Reader:
+    """Reads of the API, the worker and the housekeeper. Lists of an unknown job are empty."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def ping(self) -> None:
+        """Raises if the database does not answer, or has no tables."""
+        with self._engine.connect() as connection:
+            connection.execute(select(jobs.c.id).limit(1))
+
+    # Jobs
+
+    def job(self, job_id: str) -> Job:
+        """JobNotFound."""
+        found = self._all(Job, select(jobs).where(jobs.c.id == job_id))
+        if not found:
+            raise JobNotFound(job_id)
+        return found[0]
+
+    def jobs(
+        self,
+        limit: int = 20,
+        after: str | None = None,
+        status: str | None = None,
+        kind: str | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Page[Job]:
+        """Newest first; those whose fields and labels are all as given."""
+        wanted = select(jobs).order_by(jobs.c.id.desc())
+        for column, value in ((jobs.c.status, status), (jobs.c.kind, kind), (jobs.c.name, name)):
+            wanted = wanted if value is None else wanted.where(column == value)
+        for key, value in (metadata or {}).items():
+            wanted = wanted.where(
+                exists().where(labels.c.job == jobs.c.id, labels.c.key == key, labels.c.value == value)
+            )
+        wanted = wanted.where(jobs.c.id < after) if after else wanted
+        return _page(self._all(Job, wanted.limit(limit + 1)), limit)
+
+    def queue(self, limit: int = 20, after: str | None = None) -> Page[Job]:
+        """Queued jobs in claim order, those held back by a backoff too; JobNotFound if `after` is gone."""
+        wanted = select(jobs).where(jobs.c.status == "queued").order_by(*_claims.CLAIM_ORDER)
+        if after:
+            last = self.job(after)
+            wanted = wanted.where(_claims.behind(last.priority, last.queued_at, last.id))
+        return _page(self._all(Job, wanted.limit(limit + 1)), limit)
+
+    def position(self, job_id: str) -> int | None:
+        """Where a queued job stands in the queue, 1 being next; None for any other."""
+        job = self.job(job_id)
+        if job.status != "queued":
+            return None
+        not_ahead = (jobs.c.id == job.id) | _claims.behind(job.priority, job.queued_at, job.id)
+        ahead = select(func.count()).select_from(jobs).where(jobs.c.status == "queued", ~not_ahead)
+        with self._engine.connect() as connection:
+            return 1 + connection.execute(ahead).scalar_one()
+
+    # What a job said
+
+    def events(self, job_id: str, after: int = 0, types: Sequence[str] = (), limit: int = 1000) -> list[StoredEvent]:
+        """In rising number, those above `after`; of all types if none is given."""
+        wanted = select(events).where(events.c.job == job_id, events.c.number > after)
+        wanted = wanted.where(events.c.type.in_(types)) if types else wanted
+        return self._all(StoredEvent, wanted.order_by(events.c.number).limit(limit))
+
+    def log_lines(
+        self, job_id: str, after: int = 0, tail: int | None = None, limit: int = 1000
+    ) -> list[tuple[int, str]]:
+        """(number, line) above `after`, numbered from 1 over all attempts; with `tail`, the last so many of them."""
+        wanted = select(log_lines.c.number, log_lines.c.line)
+        wanted = wanted.where(log_lines.c.job == job_id, log_lines.c.number > after)
+        newest_first = tail is not None
+        order = log_lines.c.number.desc() if newest_first else log_lines.c.number
+        most = limit if tail is None else min(tail, limit)
+        with self._engine.connect() as connection:
+            rows = connection.execute(wanted.order_by(order).limit(most)).all()
+        found = [(row.number, row.line) for row in rows]
+        return found[::-1] if newest_first else found
+
+    def evaluations(self, job_id: str) -> list[Json]:
+        """Data of the evaluation events in step order, the final one last."""
+        wanted = select(evaluations.c.data).where(evaluations.c.job == job_id)
+        order = (evaluations.c.final, evaluations.c.step, evaluations.c.split)
+        with self._engine.connect() as connection:
+            return list(connection.execute(wanted.order_by(*order)).scalars())
+
+    def metrics(
+        self,
+        job_id: str,
+        names: Sequence[str] = (),
+        x_from: int | None = None,
+        x_to: int | None = None,
+        max_points: int | None = None,
+    ) -> list[Series]:
+        """Curves by name, cut to steps `x_from` to `x_to`, both included.
+
+        Longer ones are thinned out to `max_points` at most, 4 at least: first, last and, of each bucket between,
+        the least and the greatest value, so that no peak is lost.
+        """
+        with self._engine.connect() as connection:
+            return _series.metrics(connection, job_id, names, x_from, x_to, max_points)
+
+    def traces(
+        self,
+        job_id: str,
+        layers: Sequence[str] = (),
+        x_from: int | None = None,
+        x_to: int | None = None,
+        max_points: int | None = None,
+    ) -> list[LayerTrace]:
+        """What the layers that match any of the globs did, in depth order; of all layers if no glob is given.
+
+        More than `max_points` steps are thinned out evenly, first and last kept.
+        """
+        with self._engine.connect() as connection:
+            traces = _series.traces(connection, job_id, x_from, x_to, max_points)
+        return [trace for trace in traces if not layers or any(fnmatchcase(trace.layer, glob) for glob in layers)]
+
+    # Its attempts and checkpoints
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """Newest first."""
+        return self._all(Attempt, select(attempts).where(attempts.c.job == job_id).order_by(attempts.c.number.desc()))
+
+    def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        """Newest first."""
+        return self._all(Checkpoint, select(checkpoints).where(checkpoints.c.job == job_id).order_by(*NEWEST_FIRST))
+
+    def checkpoint(self, checkpoint_id: str) -> Checkpoint:
+        """CheckpointNotFound."""
+        found = self._all(Checkpoint, select(checkpoints).where(checkpoints.c.id == checkpoint_id))
+        if not found:
+            raise CheckpointNotFound(checkpoint_id)
+        return found[0]
+
+    # Workers and what they can run
+
+    def workers(self, seen_within_seconds: float = 90) -> list[Worker]:
+        """Those at work, the longest there first."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                _seen_within(connection, timedelta(seconds=seen_within_seconds)).where(workers.c.left_at.is_(None))
+            )
+            return [_worker(row) for row in rows.mappings()]
+
+    def catalog(self, seen_within_days: float = 7) -> Catalog | None:
+        """The union of all menus posted by workers seen lately; None while there is none."""
+        known = self._known(seen_within_days)
+        return Catalog.union([worker.catalog for worker in known]) if known else None
+
+    def most_gpus(self, seen_within_days: float = 7) -> int:
+        """How many GPUs the best equipped worker seen lately has."""
+        return max((len(worker.devices) for worker in self._known(seen_within_days)), default=0)
+
+    def _known(self, seen_within_days: float) -> list[Worker]:
+        with self._engine.connect() as connection:
+            rows = connection.execute(_seen_within(connection, timedelta(days=seen_within_days)))
+            return [_worker(row) for row in rows.mappings()]
+
+    def _all(self, kind: type[T], wanted: Select[Any]) -> list[T]:
+        with self._engine.connect() as connection:
+            return [read(kind, row) for row in connection.execute(wanted).mappings()]
+
+
+def _page(found: list[Job], limit: int) -> Page[Job]:
+    """One more than `limit` was asked for, to learn whether there is more."""
+    has_more = len(found) > limit
+    data = found[:limit]
+    return Page(data, has_more, data[-1].id if has_more else None)
+
+
+def _seen_within(connection: Connection, span: timedelta) -> Select[Any]:
+    since = clock(connection) - span
+    return select(workers).where(workers.c.seen_at >= since).order_by(workers.c.started_at, workers.c.id)
+
+
+def _worker(row: Mapping[Any, Any]) -> Worker:
+    devices = [Device.model_validate(device) for device in row["devices"]]
+    return read(Worker, {**row, "devices": devices, "catalog": Catalog.model_validate(row["catalog"])})

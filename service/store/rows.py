@@ -1,0 +1,184 @@
+"""What the store holds, as frozen data. Field names are the tables' column names."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from acmix.catalog import Catalog, Device
+from acmix.errors import Reason
+
+Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+Wish = Literal["cancel", "pause"]
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it stands. `gpus` is what it asked for (None: auto); `attempt` 0 was never claimed."""
+
+    id: str
+    kind: str
+    name: str
+    status: Status
+    phase: str | None
+    status_reason: Json | None
+    requested: Wish | None
+    spec: Json
+    resolved_spec: Json
+    metadata: dict[str, str]
+    parent: str | None
+    attempt: int
+    failures: int
+    losses: int
+    priority: int
+    gpus: int | None
+    created_at: datetime
+    queued_at: datetime
+    not_before: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    claimed_at: datetime | None
+    lease_expires_at: datetime | None
+    worker: str | None
+    devices: list[Any] | None
+    versions: Json | None
+    progress: Json | None
+    progress_at: datetime | None
+    best: Json | None
+    last_event: int
+    last_log_line: int
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """An event with what the ledger adds to it; numbers of a job are 1, 2, 3, ... without gaps."""
+
+    number: int
+    at: datetime
+    attempt: int
+    type: str
+    message: str
+    data: Json
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One claim of a job. `resumed_from` is {attempt, step, checkpoint}, or None where it began anew."""
+
+    job: str
+    number: int
+    worker: str
+    host: str | None
+    devices: list[Any] | None
+    started_at: datetime
+    ended_at: datetime | None
+    heartbeat_at: datetime
+    exit_code: int | None
+    signal: int | None
+    reason: Json | None
+    resumed_from: Json | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that is whole: its files lie below `key` in the artifacts.
+
+    `best`, `latest` and `created_at` are the ledger's to say: what a caller sets there is not read.
+    """
+
+    id: str
+    job: str
+    attempt: int
+    epoch: int
+    step: int
+    kind: str
+    metrics: dict[str, float]
+    size_bytes: int
+    sha256: str
+    key: str
+    best: bool = False
+    latest: bool = False
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class WorkerCard:
+    """What a worker says of itself when it starts."""
+
+    id: str
+    host: str
+    slots: int
+    devices: Sequence[Device]
+    versions: Mapping[str, Any]
+    catalog: Catalog
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker as last heard of; `busy` counts its slots at work."""
+
+    id: str
+    host: str
+    slots: int
+    busy: int
+    devices: list[Device]
+    versions: Json
+    catalog: Catalog
+    started_at: datetime
+    seen_at: datetime
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that is now the worker's, and the checkpoint it goes on from."""
+
+    job: Job
+    resume: Checkpoint | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended, as its supervisor saw it."""
+
+    kind: Literal["succeeded", "failed", "lost", "drained", "cancelled", "paused"]
+    reason: Reason | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """One page of a list; `next` is what `after` takes for the following one."""
+
+    data: list[T]
+    has_more: bool
+    next: str | None
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric over optimizer steps."""
+
+    name: str
+    step: list[int]
+    value: list[float]
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """What one ACmix layer did over optimizer steps; `depth` counts layers from 0 at the input."""
+
+    layer: str
+    depth: int
+    step: list[int]
+    alpha: list[float]
+    beta: list[float]
+    attention_rms: list[float]
+    convolution_rms: list[float]
+
+
+def read(kind: type[T], row: Mapping[Any, Any]) -> T:
+    """The row as `kind`, a dataclass of this module; columns it does not name are left out."""
+    return kind(**{field.name: row[field.name] for field in fields(kind)})  # type: ignore[arg-type]  # T is a dataclass

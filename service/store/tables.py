@@ -1,0 +1,228 @@
+"""The tables. What a migration makes and what is written here are equal; a test says so."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeEngine
+
+from service.store.states import STATUSES
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time in UTC to the microsecond. SQLite forgets time zones: there it is text that sorts by time."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(String(27))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone; an aware time would do")
+        utc = value.astimezone(UTC)
+        return f"{utc:%Y-%m-%dT%H:%M:%S.%fZ}" if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002  # the base class's signature
+        if value is None:
+            return None
+        return datetime.fromisoformat(value) if isinstance(value, str) else value.astimezone(UTC)
+
+
+# Ids are compared byte by byte everywhere, so that they sort by time whatever the database's locale.
+Id = String(40).with_variant(String(40, collation="C"), "postgresql")
+Json = JSON(none_as_null=True)
+metadata = MetaData(naming_convention=NAMING)
+
+
+def _job(**more: Any) -> Column[Any]:
+    """The column that ties a row to its job and removes it along with it."""
+    return Column("job", Id, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, **more)
+
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("kind", String(40), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("phase", Text),
+    Column("status_reason", Json),
+    Column("requested", String(20)),
+    Column("spec", Json, nullable=False),
+    Column("resolved_spec", Json, nullable=False),
+    Column("metadata", Json, nullable=False),
+    Column("parent", Id),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("gpus", Integer),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("queued_at", UtcDateTime, nullable=False),
+    Column("not_before", UtcDateTime),
+    Column("started_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    Column("claimed_at", UtcDateTime),
+    Column("lease_expires_at", UtcDateTime),
+    Column("worker", Text),
+    Column("devices", Json),
+    Column("versions", Json),
+    Column("progress", Json),
+    Column("progress_at", UtcDateTime),
+    Column("best", Json),
+    Column("last_event", Integer, nullable=False),
+    Column("last_log_line", Integer, nullable=False),
+    Column("idempotency_key", Text, unique=True),
+    Column("body_sha256", String(64)),
+    CheckConstraint(f"status IN ({', '.join(repr(status) for status in STATUSES)})", name="status"),
+    CheckConstraint("requested IN ('cancel', 'pause')", name="requested"),
+    Index(None, "status", "id"),
+    Index(None, "kind", "id"),
+    Index(None, "name", "id"),
+)
+Index("ix_jobs_claim_order", jobs.c.status, jobs.c.priority.desc(), jobs.c.queued_at, jobs.c.id)
+Index("ix_jobs_status_lease_expires_at", jobs.c.status, jobs.c.lease_expires_at)
+
+# The labels of `metadata` once more, a row each, so that a list can be filtered by them through an index.
+labels = Table(
+    "labels",
+    metadata,
+    _job(primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Index(None, "key", "value", "job"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    _job(primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("type", String(20), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", Json, nullable=False),
+    Index(None, "job", "type", "number"),
+)
+
+metric_points = Table(
+    "metric_points",
+    metadata,
+    _job(primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("value", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+trace_steps = Table(
+    "trace_steps",
+    metadata,
+    _job(primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("data", Json, nullable=False),
+)
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    _job(primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("split", String(20), primary_key=True),
+    Column("final", Boolean, primary_key=True),
+    Column("best", Boolean, nullable=False),
+    Column("data", Json, nullable=False),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    _job(primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("worker", Text, nullable=False),
+    Column("host", Text),
+    Column("devices", Json),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("heartbeat_at", UtcDateTime, nullable=False),
+    Column("exit_code", Integer),
+    Column("signal", Integer),
+    Column("reason", Json),
+    Column("resumed_from", Json),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _job(),
+    Column("attempt", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("kind", String(40), nullable=False),
+    Column("metrics", Json, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("key", Text, nullable=False, unique=True),
+    Column("best", Boolean, nullable=False),
+    Column("latest", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "job", "step", "created_at", "id"),
+)
+
+log_lines = Table(
+    "log_lines",
+    metadata,
+    _job(primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("line", Text, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("busy", Integer, nullable=False),
+    Column("devices", Json, nullable=False),
+    Column("versions", Json, nullable=False),
+    Column("catalog", Json, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Column("left_at", UtcDateTime),
+    Index(None, "seen_at"),
+)

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+
+from service import settings
+from service.settings import SettingInvalid
+
+
+def test_without_a_variable_everything_lies_in_the_data_folder(tmp_path: Path) -> None:
+    found = settings.load({"ACMIX_DATA": str(tmp_path)})
+    assert found.database_url == f"sqlite:///{tmp_path}/acmix.db"
+    assert found.artifacts_url == f"file://{tmp_path}/artifacts"
+    assert found.data_root == tmp_path / "datasets"
+    assert (found.lease_seconds, found.cancel_grace_seconds, found.stop_grace_seconds) == (60, 5, 8)
+    assert (found.max_failures, found.max_losses, found.max_body_bytes) == (2, 5, 4 * 2**20)
+
+
+def test_the_data_folder_is_absolute() -> None:
+    assert settings.load({}).data_folder == Path.cwd() / "data"
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    assert settings.load({"LEASE_SECONDS": "", "DATABASE_URL": ""}) == settings.load({})
+
+
+def test_variables_are_read() -> None:
+    found = settings.load({"LEASE_SECONDS": "3", "DATABASE_URL": "postgresql://db/acmix", "MAX_LOSSES": "7"})
+    assert (found.lease_seconds, found.database_url, found.max_losses) == (3.0, "postgresql://db/acmix", 7)
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf", "1e9"])
+def test_a_wrong_number_names_variable_value_and_what_would_do(value: str) -> None:
+    with pytest.raises(SettingInvalid, match=f"LEASE_SECONDS='{value}' will not do; a number from 1 to 3600 would"):
+        settings.load({"LEASE_SECONDS": value})
+
+
+def test_a_count_must_be_whole() -> None:
+    with pytest.raises(SettingInvalid, match=r"MAX_LOSSES='2\.5' will not do; a whole number"):
+        settings.load({"MAX_LOSSES": "2.5"})
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "BROKER_URL", "ARTIFACTS_URL"])
+def test_a_wrong_scheme_names_the_variable_and_hides_the_password(variable: str) -> None:
+    with pytest.raises(SettingInvalid, match=f"{variable} has the scheme 'amqp'") as raised:
+        settings.load({variable: "amqp://user:secret@host"})
+    assert "secret" not in str(raised.value)
