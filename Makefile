@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/acmix demo
 
 test: $(READY)
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-long: $(READY)
 	$(BIN)/pytest -m slow

@@ -95,6 +95,10 @@ class MixerEntry(CatalogPart):
         return next((form for form in self.forms if form.kind == kind), None)
 
 
+class TaskEntry(Entry):
+    metrics: list[str] = Field(description="what best can be chosen by on val; the first is the default")
+
+
 class DatasetEntry(Entry):
     task: str
     num_classes: int | None = Field(None, description="null where only the files tell")
@@ -112,7 +116,7 @@ class Device(CatalogPart):
 class Catalog(CatalogPart):
     """What one worker can run, or the union of what all can."""
 
-    tasks: list[Entry] = []
+    tasks: list[TaskEntry] = []
     backbones: list[BackboneEntry] = []
     mixers: list[MixerEntry] = []
     datasets: list[DatasetEntry] = []

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from acmix import registry
-from acmix.catalog import BackboneEntry, Catalog, DatasetEntry, Device, Entry, MixerEntry, MixerForm
+from acmix.catalog import BackboneEntry, Catalog, DatasetEntry, Device, Entry, MixerEntry, MixerForm, TaskEntry
 from acmix.swap import find
 from acmix.training import augment, optimizer, schedule
 
@@ -14,7 +14,9 @@ from acmix.training import augment, optimizer, schedule
 def catalog() -> Catalog:
     """Every name a spec can use here, with the JSON Schema of its options."""
     return Catalog(
-        tasks=[Entry(**_entry(name, task)) for name, task in registry.entries("tasks").items()],
+        tasks=[
+            TaskEntry(**_entry(name, task), metrics=task.metrics) for name, task in registry.entries("tasks").items()
+        ],
         backbones=[_backbone(name, backbone) for name, backbone in registry.entries("backbones").items()],
         mixers=_mixers(),
         datasets=[_dataset(name, dataset) for name, dataset in registry.entries("datasets").items()],

@@ -13,6 +13,7 @@ from acmix.spec import Choice, FlatChoice, JobSpec, Swap, pointer
 MAX_SLOTS = 500
 MAX_GLOBS = 500
 MAX_CLAIM_PROBLEMS = 20
+MOST_GPUS_A_JOB = 1
 
 _Named = TypeVar("_Named", bound=Entry | MixerEntry)
 
@@ -222,7 +223,7 @@ def _training_problems(spec: JobSpec) -> Iterator[Problem]:
 
 def _metric_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
     task, asked = _entry(catalog.tasks, spec.task.name), spec.evaluation.metric
-    known = _metrics(task) if task else []
+    known = task.metrics if task else []
     if task is None or asked == "auto" or asked in known:
         return
     message = unknown_name(f"metric of {task.name}", asked, known)
@@ -231,20 +232,17 @@ def _metric_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
 
 
 def _gpu_problems(spec: JobSpec, most_gpus: int) -> Iterator[Problem]:
-    gpus = spec.resources.gpus
-    if gpus != "auto" and gpus > most_gpus:
-        message = f"gpus must be at most {most_gpus}: no worker of the last days had more"
-        yield Problem("/resources/gpus", "out_of_bounds", message, limit=most_gpus, actual=gpus)
+    gpus, limit = spec.resources.gpus, min(most_gpus, MOST_GPUS_A_JOB)
+    if gpus == "auto" or gpus <= limit:
+        return
+    why = "no worker of the last 7 days had more" if most_gpus < gpus else "a job trains on one GPU"
+    message = f"gpus must be at most {limit}: {why}"
+    yield Problem("/resources/gpus", "out_of_bounds", message, limit=limit, actual=gpus)
 
 
 def _metric(spec: JobSpec, catalog: Catalog) -> str:
     task = _entry(catalog.tasks, spec.task.name)
-    return _metrics(task)[0] if task and spec.evaluation.metric == "auto" else spec.evaluation.metric
-
-
-def _metrics(task: Entry) -> list[str]:
-    """What `best` can be chosen by, "auto" first; a task's schema may list its own."""
-    return list(task.options.get("x-metrics", ("accuracy", "top5_accuracy", "loss")))
+    return task.metrics[0] if task and spec.evaluation.metric == "auto" else spec.evaluation.metric
 
 
 def _filled(choice: Choice, entries: Sequence[Entry]) -> Choice:

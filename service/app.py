@@ -12,9 +12,10 @@ from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import backend, errors, openapi, settings
+from service import errors, openapi, settings
 from service.routes import catalog, checkpoints, events, health, jobs, results, series, workers
 from service.settings import Settings
+from service.store.backend import Backend, open_backend
 from service.store.database import migrate
 from service.store.ids import new_id
 
@@ -42,7 +43,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         responses=openapi.PROBLEM_RESPONSES,
     )
-    app.state.backend = backend.open_backend(given or settings.load())
+    app.state.backend = open_backend(given or settings.load())
     app.state.routers = [part.router for part in (health, catalog, jobs, results, series, events, checkpoints, workers)]
     for router in app.state.routers:
         app.include_router(router)
@@ -63,7 +64,7 @@ def __getattr__(name: str) -> Any:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Tables are there before the first request, unless the database is away: then as soon as it is back."""
-    opened: backend.Backend = app.state.backend
+    opened: Backend = app.state.backend
     retrying = None if await _migrated(opened) else asyncio.create_task(_migrate_until_done(opened))
     yield
     if retrying:
@@ -73,12 +74,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     opened.close()
 
 
-async def _migrate_until_done(opened: backend.Backend) -> None:
+async def _migrate_until_done(opened: Backend) -> None:
     while not await _migrated(opened):
         await asyncio.sleep(MIGRATION_RETRY_SECONDS)
 
 
-async def _migrated(opened: backend.Backend) -> bool:
+async def _migrated(opened: Backend) -> bool:
     try:
         await asyncio.to_thread(migrate, opened.engine)
     except DBAPIError as error:

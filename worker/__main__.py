@@ -5,11 +5,9 @@ import logging
 import sys
 
 from service import settings
-from service.store.artifacts import Artifacts
-from service.store.database import connect
-from service.store.ledger import Ledger
-from service.store.reading import Reader
-from worker import app, housekeeping
+from service.store.backend import open_backend
+from worker import app
+from worker.housekeeping import Housekeeper
 from worker.node import Node, card_of_this_machine
 
 
@@ -22,26 +20,14 @@ def main() -> None:
 
 
 def _train() -> None:
-    config = settings.load()
-    node = Node(config, *_store(config), card_of_this_machine())
-    app.serve(config, node, queues=["train"], threads=node.slots)
+    backend = open_backend(settings.load())
+    node = Node(backend, card_of_this_machine())
+    app.serve(backend.settings, node, queues=["train"], threads=node.slots)
 
 
 def _housekeeping() -> None:
-    config = settings.load()
-    housekeeper = housekeeping.Housekeeper(config, *_store(config))
-    app.serve(config, housekeeper, queues=["plans", "light"], threads=2)
-
-
-def _store(config: settings.Settings) -> tuple[Ledger, Reader, Artifacts]:
-    engine = connect(config.database_url)
-    ledger = Ledger(
-        engine,
-        lease_seconds=config.lease_seconds,
-        max_failures=config.max_failures,
-        max_losses=config.max_losses,
-    )
-    return ledger, Reader(engine), Artifacts(config.artifacts_url)
+    backend = open_backend(settings.load())
+    app.serve(backend.settings, Housekeeper(backend), queues=["plans", "light"], threads=2)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,8 @@ import time
 
 from sqlalchemy.exc import DBAPIError
 
-from service.settings import Settings
-from service.store.artifacts import Artifacts
+from service.store.backend import Backend
 from service.store.errors import JobNotFound
-from service.store.ledger import Ledger
-from service.store.queue import Queue
-from service.store.reading import Reader
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +18,12 @@ CLEANING_SECONDS = 3600.0
 class Housekeeper:
     """A loop on the database; a message only makes it look at once."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, reader: Reader, artifacts: Artifacts) -> None:
-        self.settings = settings
-        self.ledger = ledger
-        self.reader = reader
-        self.artifacts = artifacts
-        self.queue = Queue(settings.broker_url)
+    def __init__(self, backend: Backend) -> None:
+        self.settings = backend.settings
+        self.ledger = backend.ledger
+        self.reader = backend.reader
+        self.artifacts = backend.artifacts
+        self.queue = backend.queue
         self._rung = threading.Event()
         self._draining = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)

@@ -16,10 +16,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from acmix.catalog import Catalog, Device
-from service.settings import Settings
-from service.store.artifacts import Artifacts
-from service.store.ledger import Ledger
-from service.store.reading import Reader
+from service.store.backend import Backend
 from service.store.rows import WorkerCard
 from worker.supervise import Supervisor
 
@@ -52,11 +49,10 @@ class Node:
     A slot is a GPU; a machine without one has a single slot that trains on the CPU.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, reader: Reader, artifacts: Artifacts, card: Card) -> None:
-        self.settings = settings
-        self.ledger = ledger
-        self.reader = reader
-        self.artifacts = artifacts
+    def __init__(self, backend: Backend, card: Card) -> None:
+        self.backend = backend
+        self.settings = backend.settings
+        self.ledger = backend.ledger
         self.card = card
         self.id = f"wk_{platform.node()}_{uuid.uuid4().hex[:8]}"
         self.slots = max(1, len(card.devices))
@@ -107,9 +103,7 @@ class Node:
         if claim is None:
             return False
         devices = [self.card.devices[slot]] if claim.job.resolved_spec["resources"]["gpus"] else []
-        Supervisor(
-            self.settings, self.ledger, self.reader, self.artifacts, claim, devices, self.threads, self._draining
-        ).run()
+        Supervisor(self.backend, claim, devices, self.threads, self._draining).run()
         return True
 
     def _can_run(self, spec: dict[str, Any]) -> bool:

@@ -21,12 +21,9 @@ from acmix import manifest
 from acmix.catalog import Device
 from acmix.errors import CheckpointIncompatible, Reason
 from acmix.events import Event
-from service.settings import Settings
-from service.store.artifacts import Artifacts
+from service.store.backend import Backend
 from service.store.errors import ArtifactNotFound, LeaseLost
 from service.store.ids import new_id
-from service.store.ledger import Ledger
-from service.store.reading import Reader
 from service.store.rows import Checkpoint, Claim, Outcome
 from worker.child import Child
 
@@ -48,24 +45,21 @@ class Supervisor:
 
     def __init__(
         self,
-        settings: Settings,
-        ledger: Ledger,
-        reader: Reader,
-        artifacts: Artifacts,
+        backend: Backend,
         claim: Claim,
         devices: Sequence[Device],
         threads: int,
         draining: threading.Event,
     ) -> None:
-        self.settings = settings
-        self.ledger = ledger
-        self.reader = reader
-        self.artifacts = artifacts
+        self.settings = backend.settings
+        self.ledger = backend.ledger
+        self.reader = backend.reader
+        self.artifacts = backend.artifacts
         self.job = claim.job
         self.devices = devices
         self.threads = threads
         self.draining = draining
-        self.attempts_folder = settings.data_folder / "attempts" / claim.job.id
+        self.attempts_folder = backend.settings.data_folder / "attempts" / claim.job.id
         self.folder = self.attempts_folder / f"attempt-{claim.job.attempt}"
         self.cause: Cause | None = None
         self.killed = False

@@ -3,8 +3,9 @@
 from fastapi import APIRouter
 
 from acmix.catalog import Catalog
-from service.backend import Backend, Store
+from service.depends import Store
 from service.errors import not_ready
+from service.store.backend import Backend
 
 router = APIRouter(prefix="/v1/catalog", tags=["catalog"])
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 
 from service.answers import Checkpoint, Listing
-from service.backend import CheckpointId, JobId, Store
+from service.depends import CheckpointId, JobId, Store
 from service.errors import RequestRefused
 
 router = APIRouter(prefix="/v1", tags=["checkpoints"])

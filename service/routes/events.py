@@ -12,7 +12,7 @@ from pydantic import Field
 from sqlalchemy.exc import OperationalError
 
 from service.answers import Attempt, EventAnswer, Listing
-from service.backend import JobId, Store
+from service.depends import JobId, Store
 from service.query import MOST, Names, Parameters, accepts
 from service.store.errors import JobNotFound
 from service.store.reading import Reader

@@ -7,8 +7,9 @@ from fastapi import APIRouter
 
 from acmix.errors import Problem
 from service.answers import Health
-from service.backend import Backend, Store
+from service.depends import Store
 from service.errors import not_ready
+from service.store.backend import Backend
 from service.store.database import is_current
 
 router = APIRouter(tags=["health"])

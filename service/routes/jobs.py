@@ -13,11 +13,12 @@ from acmix.errors import Problem, SpecInvalid
 from acmix.spec import JobSpec, Label, Name, pointer
 from service import json_body
 from service.answers import JobAnswer, Listing, job_answer, listing
-from service.backend import ULID, Backend, JobId, Store
+from service.depends import ULID, JobId, Store
 from service.errors import RequestRefused
 from service.openapi import SPEC_BODY
 from service.query import Limit, Parameters
 from service.routes.catalog import known_catalog
+from service.store.backend import Backend
 from service.store.rows import Job, Status
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from service.answers import Results, results_answer
-from service.backend import JobId, Store
+from service.depends import JobId, Store
 from service.errors import RETRY_AFTER_SECONDS
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/results", tags=["results"])

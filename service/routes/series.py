@@ -10,7 +10,7 @@ from pydantic import Field
 
 from service import figures
 from service.answers import LayerTrace, Metrics, Series, Traces
-from service.backend import JobId, Store
+from service.depends import JobId, Store
 from service.query import Names, Parameters, Range, accepts
 from service.store import rows
 

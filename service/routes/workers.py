@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 
 from service.answers import JobAnswer, Listing, Worker, listing
-from service.backend import ULID, Store
+from service.depends import ULID, Store
 from service.query import Limit, Parameters
 from service.routes.jobs import told
 

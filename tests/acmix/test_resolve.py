@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmix import resolve, spec
-from acmix.catalog import BackboneEntry, Catalog, Entry, MixerEntry, MixerForm, Slot
+from acmix.catalog import BackboneEntry, Catalog, MixerEntry, MixerForm, Slot, TaskEntry
 from acmix.errors import Problem
 from tests.service.menu import catalog
 
@@ -170,8 +170,13 @@ def test_a_spec_against_an_empty_catalog_has_problems_and_no_crash() -> None:
 
 
 def test_a_task_may_list_metrics_of_its_own() -> None:
-    own = {"type": "object", "x-metrics": ["map", "loss"]}
-    menu = catalog().model_copy(update={"tasks": [Entry(name="classification", description="", options=own)]})
+    menu = catalog().model_copy(
+        update={
+            "tasks": [
+                TaskEntry(name="classification", description="", options={"type": "object"}, metrics=["map", "loss"])
+            ]
+        }
+    )
     assert problems(menu, evaluation={"metric": "map"}) == []
     assert resolve.resolve(spec.parse(LEAST), menu).evaluation.metric == "map"
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from acmix.catalog import BackboneEntry, Catalog, DatasetEntry, Entry, MixerEntry, MixerForm, SlotPattern
+from acmix.catalog import BackboneEntry, Catalog, DatasetEntry, Entry, MixerEntry, MixerForm, SlotPattern, TaskEntry
 
 ODD = {"type": "integer", "minimum": 1, "maximum": 63, "not": {"multipleOf": 2}}
 
@@ -10,8 +10,8 @@ ODD = {"type": "integer", "minimum": 1, "maximum": 63, "not": {"multipleOf": 2}}
 def catalog() -> Catalog:
     return Catalog(
         tasks=[
-            Entry(name="classification", description="One label an image", options=_options()),
-            Entry(name="detection", description="Boxes", options=_options()),
+            _task("classification", "One label an image"),
+            _task("detection", "Boxes"),
         ],
         backbones=[
             _resnet("resnet26", [1, 2, 4, 1]),
@@ -101,3 +101,8 @@ def _rolling() -> MixerEntry:
 
 def _dataset(name: str, classes: int | None, *, task: str = "classification", **options: Any) -> DatasetEntry:
     return DatasetEntry(name=name, description=name, options=_options(**options), task=task, num_classes=classes)
+
+
+def _task(name: str, description: str) -> TaskEntry:
+    metrics = ["accuracy", "top5_accuracy", "loss"]
+    return TaskEntry(name=name, description=description, options=_options(), metrics=metrics)

@@ -1,0 +1,34 @@
+"""What a route may ask for: the backend that the app opened, and ids from the path."""
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+
+from service.store.backend import Backend
+from service.store.errors import CheckpointNotFound, JobNotFound
+
+ULID = "[0-9A-HJKMNP-TV-Z]{26}"
+
+
+def of(request: Request) -> Backend:
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+def _job_id(job_id: Annotated[str, Path(examples=["job_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"])]) -> str:
+    """An id that cannot be one is not looked up."""
+    if not re.fullmatch(f"job_{ULID}", job_id):
+        raise JobNotFound(job_id)
+    return job_id
+
+
+def _checkpoint_id(checkpoint_id: Annotated[str, Path(examples=["ckpt_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"])]) -> str:
+    if not re.fullmatch(f"[a-z]{{1,10}}_{ULID}", checkpoint_id):
+        raise CheckpointNotFound(checkpoint_id)
+    return checkpoint_id
+
+
+Store = Annotated[Backend, Depends(of)]
+JobId = Annotated[str, Depends(_job_id)]
+CheckpointId = Annotated[str, Depends(_checkpoint_id)]
