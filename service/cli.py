@@ -1,6 +1,7 @@
 """The command line: `acmix up`, `acmix demo`, and a client's few verbs."""
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -139,11 +140,15 @@ def _follow(console: Console, client: Client, job_id: str, stop: threading.Event
 def _advance(bar: Progress, task: Any, event: dict[str, Any]) -> None:
     data = event["data"]
     if event["type"] == "progress" and data.get("steps"):
-        bar.update(task, completed=data["step"], total=data["steps"], description=event["message"])
+        bar.update(task, completed=data["step"], total=data["steps"], description=_stand(data))
     elif event["type"] == "evaluation":
         bar.console.print(f"epoch {data['epoch']}  {event['message']}", highlight=False)
     elif event["type"] in ("status", "warning"):
         bar.update(task, description=event["message"])
+
+
+def _stand(progress: dict[str, Any]) -> str:
+    return f"{progress['phase']}, {progress['epoch']} of {progress['epochs']} epochs done"
 
 
 def _print_result(console: Console, client: Client, job_id: str) -> None:
@@ -158,23 +163,28 @@ def _print_result(console: Console, client: Client, job_id: str) -> None:
 
 
 def _print_traces(console: Console, layers: list[dict[str, Any]]) -> None:
-    """A row a layer, in depth order: where it began, where it ended, what it leans on."""
+    """A row a layer, in depth order: alpha and beta at the last traced step, and what the layer leans on."""
     if not layers:
         return
-    table = Table("layer", "alpha", "beta", "alpha / beta", "attention rms", "convolution rms", "leans on")
+    table = Table(
+        title=f"after step {layers[0]['step'][-1]}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
+    )
+    table.add_column("layer", no_wrap=True)
+    for name in ("alpha", "beta", "alpha/beta", "rms att.", "rms conv."):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("leans on", no_wrap=True)
     for layer in layers:
-        alpha, beta = layer["alpha"][-1], layer["beta"][-1]
-        ratio = abs(alpha / beta) if beta else float("inf")
-        table.add_row(
-            layer["layer"],
-            f"{layer['alpha'][0]:.3f} -> {alpha:.3f}",
-            f"{layer['beta'][0]:.3f} -> {beta:.3f}",
-            f"{ratio:.3f}",
-            f"{layer['attention_rms'][-1]:.3f}",
-            f"{layer['convolution_rms'][-1]:.3f}",
-            "[dark_orange3]attention[/]" if ratio > 1 else "[blue]convolution[/]",
-        )
+        alpha, beta, *rms = (_last(layer[name]) for name in ("alpha", "beta", "attention_rms", "convolution_rms"))
+        ratio = abs(alpha / beta) if beta else math.inf
+        leaning = "[dark_orange3]attention[/]" if ratio > 1 else "[blue]convolution[/]"
+        figures = (f"{value:.3f}" for value in (alpha, beta, ratio, *rms))
+        table.add_row(layer["layer"], *figures, leaning)
     console.print(table)
+
+
+def _last(values: list[float | None]) -> float:
+    """A figure that was not finite is null in JSON."""
+    return math.nan if values[-1] is None else values[-1]
 
 
 def _json_of(path: Path) -> dict[str, Any]:
