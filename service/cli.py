@@ -166,9 +166,7 @@ def _print_traces(console: Console, layers: list[dict[str, Any]]) -> None:
     """A row a layer, in depth order: alpha and beta at the last traced step, and what the layer leans on."""
     if not layers:
         return
-    table = Table(
-        title=f"after step {layers[0]['step'][-1]}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
-    )
+    table = Table(title=f"after step {layers[0]['step'][-1]}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("layer", no_wrap=True)
     for name in ("alpha", "beta", "alpha/beta", "rms att.", "rms conv."):
         table.add_column(name, justify="right", no_wrap=True)
