@@ -58,6 +58,7 @@ class Child:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             return
+        self.kill()  # what it left behind would hold the pipes open
         for reader in self._readers:
             reader.join(seconds)
 
@@ -92,21 +93,26 @@ class Child:
             return
 
     def _read_events(self, pipe: IO[bytes]) -> None:
-        for line in pipe:
-            try:
-                event = Event.from_line(line)
-            except ValueError as error:
-                self._lines.put(str(error)[:MAX_LINE_CHARACTERS])
-                continue
-            with self._room:
-                self._room.wait_for(lambda: self._waiting_bytes < MAX_WAITING_BYTES)
-                self._waiting_bytes += len(line)
-            self._events.put((event, len(line)))
+        with pipe:
+            for line in pipe:
+                try:
+                    event = Event.from_line(line)
+                except ValueError:
+                    self._lines.put(_readable(line))
+                    continue
+                with self._room:
+                    self._room.wait_for(lambda: self._waiting_bytes < MAX_WAITING_BYTES)
+                    self._waiting_bytes += len(line)
+                self._events.put((event, len(line)))
 
     def _read_log(self, pipe: IO[bytes]) -> None:
-        for line in pipe:
-            text = line.decode(errors="replace").rstrip("\n").replace("\0", "\ufffd")
-            self._lines.put(text[:MAX_LINE_CHARACTERS])
+        with pipe:
+            for line in pipe:
+                self._lines.put(_readable(line))
+
+
+def _readable(line: bytes) -> str:
+    return line.decode(errors="replace").rstrip("\n").replace("\0", "\ufffd")[:MAX_LINE_CHARACTERS]
 
 
 def _environment(devices: Sequence[Device], threads: int) -> dict[str, str]:

@@ -4,10 +4,12 @@ import logging
 import threading
 import time
 
+from obstore.exceptions import BaseError
 from sqlalchemy.exc import DBAPIError
 
 from service.store.backend import Backend
 from service.store.errors import JobNotFound
+from service.store.states import ENDED
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ class Housekeeper:
         while not self._draining.is_set():
             try:
                 self.look()
-            except (DBAPIError, OSError) as error:
+            except (DBAPIError, OSError, BaseError) as error:
                 log.warning("the database or the store does not answer: %s", error)
                 self._spare_the_living()
             self._rung.wait(self.settings.sweep_seconds)
@@ -79,9 +81,18 @@ class Housekeeper:
     def _remove_files_without_a_row(self) -> None:
         """What deleted jobs and checkpoints that were never committed left behind."""
         for job_prefix in self.artifacts.prefixes("jobs"):
-            job_id = job_prefix.strip("/").split("/")[-1]
             try:
-                self.reader.job(job_id)
+                job = self.reader.job(job_prefix.split("/")[-1])
             except JobNotFound:
-                log.info("removing the files of %s, which is gone", job_id)
-                self.artifacts.delete_prefix(f"jobs/{job_id}/")
+                log.info("removing %s: the job is gone", job_prefix)
+                self.artifacts.delete_prefix(job_prefix)
+                continue
+            if job.status in ENDED:  # before that, what has no row may be about to get one
+                self._remove_unlisted_checkpoints(job.id)
+
+    def _remove_unlisted_checkpoints(self, job_id: str) -> None:
+        listed = {checkpoint.key for checkpoint in self.reader.checkpoints(job_id)}
+        for key in self.artifacts.prefixes(f"jobs/{job_id}/checkpoints"):
+            if key not in listed:
+                log.info("removing %s: the checkpoint is not listed", key)
+                self.artifacts.delete_prefix(key)

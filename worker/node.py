@@ -127,6 +127,8 @@ class Node:
                 self.ring()
             except DBAPIError as error:
                 log.warning("the database does not answer: %s", error)
+            except Exception:  # whatever ailed one job, there are others to look for
+                log.exception("a job could not be seen through")
             self._draining.wait(self.settings.idle_look_seconds)
 
     def _be_seen_for_ever(self) -> None:

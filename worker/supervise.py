@@ -10,7 +10,8 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -94,20 +95,24 @@ class Supervisor:
             shutil.rmtree(self.attempts_folder, ignore_errors=True)
 
     def _fetch_checkpoints(self) -> None:
-        """Lay down the job's checkpoints; unreadable ones are struck from the ledger, and an event says so."""
+        """Lay down the job's checkpoints, oldest first, up to one that is unreadable: it is struck from the ledger."""
         shutil.rmtree(self.attempts_folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         whole: list[Checkpoint] = []
         for listed in sorted(self.reader.checkpoints(self.job.id), key=lambda checkpoint: checkpoint.step):
             target = self._checkpoint_folder(listed.step)
             try:
-                self.artifacts.fetch_folder(listed.key, target)
-                manifest.check(target)
+                with self._lease_kept():
+                    self.artifacts.fetch_folder(listed.key, target)
+                    manifest.check(target)
                 whole.append(listed)
             except (CheckpointIncompatible, ArtifactNotFound) as error:
                 shutil.rmtree(target, ignore_errors=True)
                 newest = whole[-1] if whole else None
-                self.ledger.rewind(self.job.id, self.job.attempt, newest, why=f"step {listed.step}: {error}")
+                why = f"step {listed.step}: {error}; training goes on from step {newest.step if newest else 0}"
+                for gone in self.ledger.rewind(self.job.id, self.job.attempt, newest, why=why):
+                    self.artifacts.delete_prefix(gone.key)
+                return  # newer ones went with it: the best may be the unreadable one, and is trained again
 
     def _start(self) -> Child:
         spec = self.folder / "spec.json"
@@ -206,7 +211,8 @@ class Supervisor:
             **{name: data[name] for name in ("epoch", "step", "kind", "metrics", "size_bytes", "sha256")},
         )
         try:
-            self.artifacts.put_folder(checkpoint.key, self._checkpoint_folder(data["step"]))
+            with self._lease_kept():
+                self.artifacts.put_folder(checkpoint.key, self._checkpoint_folder(data["step"]))
         except FileNotFoundError:
             log.info("%s: the checkpoint of step %s made way for a newer one", self.job.id, data["step"])
             self.artifacts.delete_prefix(checkpoint.key)
@@ -223,6 +229,24 @@ class Supervisor:
         )
         for gone in removed:
             self.artifacts.delete_prefix(gone.key)
+
+    @contextmanager
+    def _lease_kept(self) -> Iterator[None]:
+        """Renew it from a thread meanwhile: a large checkpoint may take longer than a lease to fetch or to store."""
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(self.settings.lease_seconds / RENEWALS_A_LEASE):
+                with suppress(LeaseLost, *AWAY):  # the next write will tell
+                    self.ledger.heartbeat(self.job.id, self.job.attempt)
+
+        renewal = threading.Thread(target=renew, daemon=True)
+        renewal.start()
+        try:
+            yield
+        finally:
+            over.set()
+            renewal.join()
 
     def _record_rest(self, child: Child) -> None:
         """All that the child said to its end."""
@@ -261,7 +285,8 @@ class Supervisor:
             return Outcome("succeeded", None, exit_code, number)
         if said == "failed" and self.last_status:
             return Outcome("failed", Reason(**self.last_status.data["reason"]), exit_code, number)
-        if said == "stopped" or self.killed:
+        asked_early = self.cause is not None and number == signal.SIGTERM  # it did not listen yet
+        if said == "stopped" or self.killed or asked_early:
             return self._outcome_of_cause(exit_code, number)
         if number is not None:
             name = signal.Signals(number).name

