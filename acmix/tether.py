@@ -27,6 +27,20 @@ def to_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
+def to_process(pid: int) -> None:
+    """Have this process end when another of this user ends that need not be its parent: a thread looks every second."""
+    threading.Thread(target=_follow, args=(pid,), daemon=True).start()
+
+
+def _follow(pid: int) -> None:
+    while True:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        time.sleep(1)
+
+
 def _watch(parent_pid: int) -> None:
     while os.getppid() == parent_pid:
         time.sleep(0.5)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from service.client import Client, ServiceError
 from service.launcher import Launcher, LaunchFailed, free_port, stop_on_signals
+from service.settings import SettingInvalid
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 EXAMPLE = {
@@ -54,7 +56,8 @@ def demo() -> None:
     data = Path(tempfile.mkdtemp(prefix="acmix-demo-"))
     ready, failure = threading.Event(), []
     launcher = Launcher("127.0.0.1", free_port(), data, 1, on_ready=lambda _: ready.set())
-    stop_on_signals(launcher.stop)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: it breaks off whatever waits for the service
 
     def launch() -> None:
         try:
@@ -73,8 +76,7 @@ def demo() -> None:
                 ready.wait()
             if failure:
                 raise failure[0]
-            if not launcher.stop.is_set():
-                _show_a_job(console, Client(launcher.url), data, launcher.stop)
+            _show_a_job(console, Client(launcher.url), data)
     finally:
         launcher.stop.set()
         thread.join()
@@ -92,7 +94,7 @@ def submit(
         job = client.submit(_json_of(spec))
         print(job["id"])
         if watch:
-            _follow(Console(stderr=True), client, job["id"], threading.Event())
+            _follow(Console(stderr=True), client, job["id"])
 
 
 @main.command()
@@ -100,7 +102,7 @@ def watch(job: str, url: Url = DEFAULT_URL) -> None:
     """Show a job's progress until it ends, then its result."""
     with _sentences():
         client, console = Client(url), Console()
-        _follow(console, client, job, threading.Event())
+        _follow(console, client, job)
         _print_result(console, client, job)
 
 
@@ -111,12 +113,10 @@ def cancel(job: str, url: Url = DEFAULT_URL) -> None:
         print(Client(url).cancel(job)["status"])
 
 
-def _show_a_job(console: Console, client: Client, data: Path, stop: threading.Event) -> None:
+def _show_a_job(console: Console, client: Client, data: Path) -> None:
     job = client.submit(EXAMPLE)
     console.print(f"posted [bold]{job['id']}[/] to {client.url}/v1/jobs")
-    _follow(console, client, job["id"], stop)
-    if stop.is_set():
-        return
+    _follow(console, client, job["id"])
     _print_result(console, client, job["id"])
     if client.job(job["id"])["status"] != "succeeded":
         raise ServiceError(f"the job did not succeed; its logs lie in {data / 'logs'}")
@@ -126,14 +126,12 @@ def _show_a_job(console: Console, client: Client, data: Path, stop: threading.Ev
         console.print(f"trace figure: {figure}", soft_wrap=True)
 
 
-def _follow(console: Console, client: Client, job_id: str, stop: threading.Event) -> None:
+def _follow(console: Console, client: Client, job_id: str) -> None:
     """A progress bar from the job's stream of events, until it has ended."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("queued", total=1.0)
         for event in client.follow(job_id):
-            if stop.is_set():
-                return
             _advance(bar, task, event)
 
 
@@ -155,7 +153,7 @@ def _print_result(console: Console, client: Client, job_id: str) -> None:
     job, results = client.job(job_id), client.results(job_id)
     console.print(f"[bold]{job['status']}[/]", end="  ")
     if job["status_reason"]:
-        console.print(job["status_reason"]["message"], highlight=False)
+        console.print(job["status_reason"]["message"], highlight=False, markup=False)
     if results["final"]:
         figures = "  ".join(f"{name} {value:.4f}" for name, value in results["final"]["metrics"].items())
         console.print(f"test of the best checkpoint (epoch {job['best']['epoch']}): {figures}", highlight=False)
@@ -174,10 +172,15 @@ def _print_traces(console: Console, layers: list[dict[str, Any]]) -> None:
     for layer in layers:
         alpha, beta, *rms = (_last(layer[name]) for name in ("alpha", "beta", "attention_rms", "convolution_rms"))
         ratio = abs(alpha / beta) if beta else math.inf
-        leaning = "[dark_orange3]attention[/]" if ratio > 1 else "[blue]convolution[/]"
         figures = (f"{value:.3f}" for value in (alpha, beta, ratio, *rms))
-        table.add_row(layer["layer"], *figures, leaning)
+        table.add_row(layer["layer"], *figures, _leaning(ratio))
     console.print(table)
+
+
+def _leaning(ratio: float) -> str:
+    if math.isnan(ratio):
+        return "-"
+    return "[dark_orange3]attention[/]" if ratio > 1 else "[blue]convolution[/]"
 
 
 def _last(values: list[float | None]) -> float:
@@ -200,7 +203,7 @@ def _sentences() -> Iterator[None]:
     """What the user can mend is told in a sentence, without a stack trace; exit status 1."""
     try:
         yield
-    except (ServiceError, LaunchFailed) as error:
+    except (ServiceError, LaunchFailed, SettingInvalid) as error:
         print(f"acmix: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except BrokenPipeError:

@@ -14,6 +14,7 @@ STREAM_SECONDS = 40.0  # without a word, not even a comment, a stream is dead
 RETRY_SECONDS = 1.0
 GONE_SECONDS = 120.0
 ENDED = ("succeeded", "failed", "cancelled")
+PASSING = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
 
 
 class ServiceError(Exception):
@@ -170,7 +171,7 @@ class Client:
 
 def _is_passing(error: ServiceError) -> bool:
     """Whether the service may soon be back."""
-    return not isinstance(error, RequestRefused) or error.status == httpx.codes.SERVICE_UNAVAILABLE
+    return not isinstance(error, RequestRefused) or error.status in PASSING
 
 
 def _check(response: httpx.Response) -> None:

@@ -23,7 +23,8 @@ def traces_svg(traces: Sequence[LayerTrace], style: Literal["depth", "trajectory
     """
     figure = _by_depth(traces) if style == "depth" else _over_steps(traces)
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+        # a user wrote it: dollars are no formula
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK, parse_math=False)
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": "acmix-service"})
     return out.getvalue()

@@ -22,12 +22,14 @@ from pathlib import Path
 from types import FrameType
 
 import httpx
+from sqlalchemy.exc import DBAPIError
 
+from service import settings
 from service.store.database import connect, migrate
 
 log = logging.getLogger(__name__)
 
-STOP_SECONDS = 9.0  # from the signal to the last child's end
+STOP_SECONDS = 9.0  # from the signal to the last child's end, unless STOP_GRACE_SECONDS asks for more
 LONGEST_BACKOFF_SECONDS = 30.0
 HEALTHY_SECONDS = 20.0  # a child that lived this long starts again without delay
 
@@ -66,28 +68,29 @@ class Launcher:
         return f"http://{host}:{self.port}"
 
     def run(self) -> None:
-        """Until stopped. Raises LaunchFailed with a sentence, after ending what was started."""
+        """Until stopped. Raises LaunchFailed or SettingInvalid with a sentence, after ending what was started."""
         _check_host(self.host)
         self.data.mkdir(parents=True, exist_ok=True)
         with _only_one(self.data), _free_port(self.host, self.port), _socket_folder() as sockets:
             environment = self._environment(sockets)
-            migrate(connect(environment["DATABASE_URL"]))
-            self.children = self._plan(sockets, own_broker="BROKER_URL" not in os.environ)
+            chosen = settings.load(environment)
+            _migrate(chosen.database_url)
+            self.children = self._plan(sockets, own_broker=not os.environ.get("BROKER_URL"))
             try:
                 self._keep_alive(environment)
             finally:
-                self._end_all()
+                self._end_all(max(STOP_SECONDS, chosen.stop_grace_seconds + 1))
 
     def _environment(self, sockets: Path) -> dict[str, str]:
         """What the children inherit: the settings of one machine where the environment names no others."""
         embedded = {
-            "ACMIX_DATA": str(self.data),
             "DATABASE_URL": f"sqlite:///{self.data / 'acmix.db'}",
             "ARTIFACTS_URL": f"file://{self.data / 'artifacts'}",
             "BROKER_URL": f"redis+socket://{sockets / 'valkey.sock'}",
             "PYTHONUNBUFFERED": "1",
         }
-        return {**embedded, **os.environ, "ACMIX_DATA": str(self.data)}
+        chosen = {name: os.environ.get(name) or value for name, value in embedded.items()}
+        return {**os.environ, **chosen, "ACMIX_DATA": str(self.data)}
 
     def _plan(self, sockets: Path, *, own_broker: bool) -> list[Child]:
         python = sys.executable
@@ -107,13 +110,13 @@ class Launcher:
             if not ready and _is_ready(self.url):
                 ready = True
                 self.on_ready(self.url)
-            self.stop.wait(0.2)
+            time.sleep(0.2)  # not stop.wait: a signal handler that sets what this very thread waits for can deadlock
 
-    def _end_all(self) -> None:
+    def _end_all(self, seconds: float) -> None:
         """SIGTERM to all but the broker, then SIGKILL to what is left; the broker last, since the others talk to it."""
         brokers = [child for child in self.children if child.name == "valkey"]
         others = [child for child in self.children if child.name != "valkey"]
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + seconds
         _end(others, deadline - 0.8)
         _end(brokers, deadline)
 
@@ -126,13 +129,14 @@ def free_port() -> int:
 
 
 def stop_on_signals(stop: threading.Event) -> None:
-    """SIGTERM and Ctrl-C set the event."""
+    """SIGTERM, SIGHUP and Ctrl-C set the event; one that was ignored from the start, as under nohup, stays so."""
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, on_signal)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, on_signal)
 
 
 def _check_host(host: str) -> None:
@@ -182,6 +186,16 @@ def _socket_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _migrate(database_url: str) -> None:
+    engine = connect(database_url)
+    try:
+        migrate(engine)
+    except DBAPIError as error:
+        raise LaunchFailed(f"the tables of DATABASE_URL cannot be brought up to date: {error.orig}") from None
+    finally:
+        engine.dispose()
+
+
 def _valkey_command(data: Path, sockets: Path) -> list[str]:
     """Append-only, on a unix socket alone, never dropping a key."""
     folder = data / "valkey"
@@ -222,7 +236,9 @@ def _is_alive(child: Child) -> bool:
         return True
     lived = time.monotonic() - child.started_at
     child.backoff_seconds = 0.5 if lived > HEALTHY_SECONDS else min(2 * child.backoff_seconds, LONGEST_BACKOFF_SECONDS)
-    log.warning("%s ended with status %s; started again", child.name, child.process.returncode)
+    log.warning(
+        "%s ended with status %s; started again (its log lies in the data folder)", child.name, child.process.returncode
+    )
     child.start_at = time.monotonic() + (0 if lived > HEALTHY_SECONDS else child.backoff_seconds)
     child.process = None
     return False
@@ -245,7 +261,8 @@ def _start(child: Child, environment: Mapping[str, str], logs: Path) -> None:
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=2).status_code == httpx.codes.OK
+        # no proxy of the environment's: this is our own child
+        return httpx.get(f"{url}/readyz", timeout=1, trust_env=False).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
 

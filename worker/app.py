@@ -14,7 +14,7 @@ class Service(Protocol):
     """What a process does beside Celery and when a message rings."""
 
     def start(self) -> None:
-        """Celery is up: begin the threads that work without messages too."""
+        """Celery begins, its broker there or not: begin the threads that work without messages."""
 
     def ring(self) -> None:
         """A message came."""
@@ -32,13 +32,13 @@ def serve(settings: Settings, service: Service, *, queues: Sequence[str], thread
     for queue in queues:
         app.task(name=queue, ignore_result=True)(service.ring)
 
-    def on_ready(**_: Any) -> None:
+    def on_setup(**_: Any) -> None:
         service.start()
 
     def on_shutting_down(**_: Any) -> None:
         service.drain()
 
-    signals.worker_ready.connect(on_ready)
+    signals.celeryd_after_setup.connect(on_setup)  # worker_ready would wait for the broker
     signals.worker_shutting_down.connect(on_shutting_down)
     try:
         command = ["worker", "--queues", ",".join(queues), "--pool", "threads", "--concurrency", str(threads)]

@@ -7,19 +7,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from acmix.catalog import Device
 from acmix.events import Event
 
 MAX_LINE_CHARACTERS = 4000
+MAX_LOG_BYTES = 2**20  # read at once: a log without an end of line must not fill the memory
 MAX_WAITING_BYTES = 256 * 2**20  # told by the child and not yet recorded; beyond it the child waits
 
 _ENVIRONMENT = (
     *("PATH", "HOME", "USER", "LANG", "LC_", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHON", "VIRTUAL_ENV"),
     *("CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "TORCH", "SSL_CERT", "HF_"),
 )
+T = TypeVar("T")
 
 
 class Child:
@@ -36,9 +39,10 @@ class Child:
             start_new_session=True,
         )
         self._events: queue.SimpleQueue[tuple[Event, int]] = queue.SimpleQueue()
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self._room = threading.Condition()
         self._waiting_bytes = 0
+        self._closed = False
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self._readers = [
@@ -64,21 +68,11 @@ class Child:
 
     def take_events(self, most: int) -> list[Event]:
         """Events in the order they were told, at most so many."""
-        taken: list[Event] = []
-        while len(taken) < most and not self._events.empty():
-            event, size_bytes = self._events.get()
-            taken.append(event)
-            with self._room:
-                self._waiting_bytes -= size_bytes
-                self._room.notify()
-        return taken
+        return self._take(self._events, most)
 
     def take_lines(self, most: int) -> list[str]:
         """Lines of its log, at most so many."""
-        taken: list[str] = []
-        while len(taken) < most and not self._lines.empty():
-            taken.append(self._lines.get())
-        return taken
+        return self._take(self._lines, most)
 
     def ask_to_stop(self) -> None:
         """SIGTERM to the process alone: it finishes its step, saves and ends its own children."""
@@ -92,23 +86,45 @@ class Child:
         except ProcessLookupError:
             return
 
+    def close(self) -> None:
+        """Kill it and listen no longer: what it still has to say is lost."""
+        self.kill()
+        self.process.wait()
+        with self._room:
+            self._closed = True
+            self._room.notify_all()
+
     def _read_events(self, pipe: IO[bytes]) -> None:
         with pipe:
             for line in pipe:
                 try:
                     event = Event.from_line(line)
                 except ValueError:
-                    self._lines.put(_readable(line))
+                    self._keep(self._lines, _readable(line), len(line))
                     continue
-                with self._room:
-                    self._room.wait_for(lambda: self._waiting_bytes < MAX_WAITING_BYTES)
-                    self._waiting_bytes += len(line)
-                self._events.put((event, len(line)))
+                self._keep(self._events, event, len(line))
 
     def _read_log(self, pipe: IO[bytes]) -> None:
         with pipe:
-            for line in pipe:
-                self._lines.put(_readable(line))
+            for line in iter(partial(pipe.readline, MAX_LOG_BYTES), b""):
+                self._keep(self._lines, _readable(line), len(line))
+
+    def _keep(self, waiting: "queue.SimpleQueue[tuple[T, int]]", said: T, size_bytes: int) -> None:
+        """Put it behind what is already waiting, once there is room."""
+        with self._room:
+            self._room.wait_for(lambda: self._closed or self._waiting_bytes < MAX_WAITING_BYTES)
+            self._waiting_bytes += size_bytes
+        waiting.put((said, size_bytes))
+
+    def _take(self, waiting: "queue.SimpleQueue[tuple[T, int]]", most: int) -> list[T]:
+        taken: list[T] = []
+        while len(taken) < most and not waiting.empty():
+            said, size_bytes = waiting.get()
+            taken.append(said)
+            with self._room:
+                self._waiting_bytes -= size_bytes
+                self._room.notify_all()
+        return taken
 
 
 def _readable(line: bytes) -> str:
@@ -119,6 +135,12 @@ def _environment(devices: Sequence[Device], threads: int) -> dict[str, str]:
     """Its devices and threads, and no credentials of database, broker or store."""
     environment = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)}
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(device.index) for device in devices)
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(_cuda_name(device) for device in devices)
     environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what deterministic matrix products ask for
     return environment
+
+
+def _cuda_name(device: Device) -> str:
+    """Its name for CUDA. Where this process sees only some devices, an index counts among those."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[device.index].strip() if visible else str(device.index)

@@ -4,12 +4,12 @@ import logging
 import threading
 import time
 
-from obstore.exceptions import BaseError
 from sqlalchemy.exc import DBAPIError
 
 from service.store.backend import Backend
 from service.store.errors import JobNotFound
 from service.store.states import ENDED
+from worker.supervise import AWAY
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +68,11 @@ class Housekeeper:
         while not self._draining.is_set():
             try:
                 self.look()
-            except (DBAPIError, OSError, BaseError) as error:
+            except (DBAPIError, *AWAY) as error:
                 log.warning("the database or the store does not answer: %s", error)
                 self._spare_the_living()
+            except Exception:  # whatever ailed one round, without the sweep lost jobs would wait for ever
+                log.exception("a round of housekeeping failed")
             self._rung.wait(self.settings.sweep_seconds)
             self._rung.clear()
 

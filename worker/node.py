@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from acmix.catalog import Catalog, Device
 from service.store.backend import Backend
 from service.store.rows import WorkerCard
-from worker.supervise import Supervisor
+from worker.supervise import AWAY, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ class Card:
 
 def card_of_this_machine() -> Card:
     """Asked of the library in a process of its own: neither torch nor CUDA ever starts in this one."""
-    answer = subprocess.run([sys.executable, "-m", "acmix", "catalog"], stdout=subprocess.PIPE, check=True)
+    command = [sys.executable, "-m", "acmix", "catalog", "--tether", str(os.getpid())]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     raw = json.loads(answer.stdout)
     return Card(
         Catalog.model_validate(raw["catalog"]),
@@ -57,7 +58,7 @@ class Node:
         self.id = f"wk_{platform.node()}_{uuid.uuid4().hex[:8]}"
         self.slots = max(1, len(card.devices))
         # one core is left to the service: threads that spin for each other crawl when one is interrupted
-        self.threads = max(1, (len(os.sched_getaffinity(0)) - 1) // self.slots)
+        self.threads = max(1, (_cores() - 1) // self.slots)
         self._free = list(range(self.slots))
         self._lock = threading.Lock()
         self._draining = threading.Event()
@@ -84,7 +85,10 @@ class Node:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(self.settings.stop_grace_seconds + 5)
-        self.ledger.leave(self.id)
+        try:
+            self.ledger.leave(self.id)
+        except (DBAPIError, *AWAY) as error:
+            log.warning("the database was not told that this worker leaves: %s", error)
 
     @contextmanager
     def _slot(self) -> Iterator[int | None]:
@@ -125,7 +129,7 @@ class Node:
         while not self._draining.is_set():
             try:
                 self.ring()
-            except DBAPIError as error:
+            except (DBAPIError, *AWAY) as error:
                 log.warning("the database does not answer: %s", error)
             except Exception:  # whatever ailed one job, there are others to look for
                 log.exception("a job could not be seen through")
@@ -140,10 +144,16 @@ class Node:
                     self.ledger.enrol(self._worker_card())
                     enrolled = True
                 self.ledger.seen(self.id, self.slots - len(self._free))
-            except DBAPIError as error:
+            except (DBAPIError, *AWAY) as error:
+                enrolled = False
                 log.warning("the database does not answer: %s", error)
             self._draining.wait(self.settings.idle_look_seconds if enrolled else 1)
 
     def _worker_card(self) -> WorkerCard:
         card = self.card
         return WorkerCard(self.id, platform.node(), self.slots, card.devices, card.versions, card.catalog)
+
+
+def _cores() -> int:
+    """Those that this process may use; only Linux tells."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from obstore.exceptions import BaseError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from acmix import manifest
 from acmix.catalog import Device
@@ -35,8 +36,11 @@ RECORD_EVENTS = 500
 WISH_SECONDS = 1.0
 RENEWALS_A_LEASE = 12
 TICK_SECONDS = 0.1
+EXIT_SECONDS = 10.0  # from its last word to its end: a run may hang in taking itself down
+WRITING_SECONDS = 3.0  # of the grace of a stop, for what is left to write when the run has ended
 
-AWAY = (DBAPIError, OSError, BaseError)  # the database or the files do not answer now
+# The database or the files do not answer now; a write that the database answers with "impossible" is none of these.
+AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError, OSError, BaseError)
 T = TypeVar("T")
 Cause = Literal["cancel", "pause", "drain", "max_runtime"]
 
@@ -74,6 +78,19 @@ class Supervisor:
     def run(self) -> None:
         """See the attempt through. Returns when the ledger knows how it ended, or has taken the job away."""
         log.info("%s attempt %s starts", self.job.id, self.job.attempt)
+        try:
+            outcome = self._attempt()
+            log.info("%s attempt %s: %s", self.job.id, self.job.attempt, outcome.kind)
+            self._patiently(lambda: self.ledger.finish(self.job.id, self.job.attempt, outcome))
+        except LeaseLost:
+            log.warning("%s attempt %s was given to another; it ends here", self.job.id, self.job.attempt)
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):
+                self.attempts_folder.rmdir()  # unless another attempt has begun in it
+
+    def _attempt(self) -> Outcome:
+        """From the checkpoints to how the run ended. A fault of ours is an outcome too, not a lease left to run out."""
         child = None
         try:
             self._patiently(self._fetch_checkpoints)
@@ -81,22 +98,21 @@ class Supervisor:
             while not child.has_ended():
                 child.wait(TICK_SECONDS)
                 self._tick(child)
-            child.kill()
             self._record_rest(child)
-            outcome = self._outcome(child.process.returncode)
-            log.info("%s attempt %s: %s", self.job.id, self.job.attempt, outcome.kind)
-            self._patiently(lambda: self.ledger.finish(self.job.id, self.job.attempt, outcome))
+            return self._outcome(child.process.returncode)
         except LeaseLost:
-            log.warning("%s attempt %s was given to another; it ends here", self.job.id, self.job.attempt)
+            raise
+        except Exception as error:
+            log.exception("%s attempt %s could not be seen through", self.job.id, self.job.attempt)
+            fault = f"the worker failed: {type(error).__name__}: {error}"[:1000]
+            return Outcome("failed", Reason("internal", fault, retryable=True))
         finally:
             if child:
-                child.kill()
-                child.process.wait()
-            shutil.rmtree(self.attempts_folder, ignore_errors=True)
+                child.close()
 
     def _fetch_checkpoints(self) -> None:
         """Lay down the job's checkpoints, oldest first, up to one that is unreadable: it is struck from the ledger."""
-        shutil.rmtree(self.attempts_folder, ignore_errors=True)
+        self._clear_former_attempts()
         self.folder.mkdir(parents=True)
         whole: list[Checkpoint] = []
         for listed in sorted(self.reader.checkpoints(self.job.id), key=lambda checkpoint: checkpoint.step):
@@ -113,6 +129,12 @@ class Supervisor:
                 for gone in self.ledger.rewind(self.job.id, self.job.attempt, newest, why=why):
                     self.artifacts.delete_prefix(gone.key)
                 return  # newer ones went with it: the best may be the unreadable one, and is trained again
+
+    def _clear_former_attempts(self) -> None:
+        """What killed workers left. A later attempt may be at work beside one that is only thought dead."""
+        for folder in self.attempts_folder.glob("attempt-*"):
+            if int(folder.name.removeprefix("attempt-")) <= self.job.attempt:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self) -> Child:
         spec = self.folder / "spec.json"
@@ -152,21 +174,21 @@ class Supervisor:
         if limit is not None and time.monotonic() - self._started > limit:
             self._end(child, "max_runtime", self.settings.cancel_grace_seconds)
         if self.draining.is_set():
-            self._end(child, "drain", self.settings.stop_grace_seconds - 3)
+            self._end(child, "drain", max(0.0, self.settings.stop_grace_seconds - WRITING_SECONDS))
         if time.monotonic() > self._kill_at:
             self.killed = True
             child.kill()
 
     def _end(self, child: Child, cause: Cause, grace_seconds: float) -> None:
-        """Ask the child to end, once; after the grace its whole group is killed."""
+        """Ask the child to end, once; after the grace, the shortest of several, its whole group is killed."""
+        self._kill_at = min(self._kill_at, time.monotonic() + grace_seconds)
         if self.cause is None:
             self.cause = cause
-            self._kill_at = time.monotonic() + grace_seconds
             child.ask_to_stop()
 
     def _record(self, child: Child) -> None:
         """Write what the child said. What could not be written stays and comes first the next time."""
-        self._unlogged += child.take_lines(RECORD_EVENTS)
+        self._unlogged += child.take_lines(RECORD_EVENTS - len(self._unlogged))
         if self._unlogged:
             self.ledger.log(self.job.id, self.job.attempt, self._unlogged)
             self._unlogged = []
@@ -191,6 +213,7 @@ class Supervisor:
         """The child's last word is for `_outcome`; the ledger writes the status event itself."""
         if event.type == "status" and event.data["status"] != "running":
             self.last_status = event
+            self._kill_at = min(self._kill_at, time.monotonic() + EXIT_SECONDS)
             return True
         return False
 
@@ -275,7 +298,17 @@ class Supervisor:
                 give_up_at = min(give_up_at, time.monotonic() + self.settings.stop_grace_seconds)
             if time.monotonic() > give_up_at:
                 raise LeaseLost(self.job.id, self.job.attempt)  # it will, when the lease runs out
+            self._keep_lease()
             time.sleep(1)
+
+    def _keep_lease(self) -> None:
+        """Renew it while waiting, LeaseLost if another has the job by now.
+
+        If the job is to end, let it run out: the sweep then does as wished.
+        """
+        with suppress(*AWAY):
+            if self.ledger.wish(self.job.id, self.job.attempt) is None:
+                self.ledger.heartbeat(self.job.id, self.job.attempt)
 
     def _outcome(self, returncode: int) -> Outcome:
         """How the attempt ended: what the child said, else what its exit says."""
@@ -295,12 +328,9 @@ class Supervisor:
         return Outcome("failed", reason, exit_code, None)
 
     def _outcome_of_cause(self, exit_code: int | None, number: int | None) -> Outcome:
+        """A wish is the ledger's to fulfil: it may have been taken back meanwhile."""
         if self.cause == "max_runtime":
             limit = self.job.resolved_spec["resources"]["max_runtime_seconds"]
             reason = Reason("max_runtime_exceeded", f"max_runtime_seconds={limit} is over", "user")
             return Outcome("failed", reason, exit_code, number)
-        kinds: dict[Cause | None, Literal["cancelled", "paused", "drained"]] = {
-            "cancel": "cancelled",
-            "pause": "paused",
-        }
-        return Outcome(kinds.get(self.cause, "drained"), None, exit_code, number)
+        return Outcome("drained", None, exit_code, number)

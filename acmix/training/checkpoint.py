@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from acmix.tasks._contract import is_better
 
 ABOUT = "acmix"  # the key of the model file's metadata
 MODEL, STATE, RECORD = "model.safetensors", "state.safetensors", "state.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def save(
         DiskFull: nothing is left behind.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    final, temporary = parent / f"step-{step:09d}", parent / f".writing-{step:09d}-{os.getpid()}"
+    final, temporary = path_of(parent, step), parent / f".writing-{step:09d}-{os.getpid()}"
     try:
         with _removed_on_error(temporary):
             temporary.mkdir()
@@ -91,11 +93,9 @@ def save(
             save_file(tensors, temporary / STATE)
             (temporary / RECORD).write_text(json.dumps(record))
             files = manifest.write(temporary, (MODEL, STATE, RECORD))
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
-            manifest.sync(parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _put_in_place(temporary, final)
+    except (OSError, SafetensorError) as error:
+        if _is_full(error):
             raise DiskFull(f"no room for a checkpoint in {parent}", hint="free some space and resume") from error
         raise
     return _saved(final, record, files)
@@ -110,7 +110,17 @@ def verified(folder: Path) -> Saved:
 
 def listed(parent: Path) -> list[Path]:
     """Folders of checkpoints below `parent`, newest step first; whether they are whole is for `verified` to say."""
-    return sorted(parent.glob("step-*"), reverse=True)
+    return sorted(parent.glob("step-*"), key=lambda folder: (folder.stem, not folder.suffix), reverse=True)
+
+
+def path_of(parent: Path, step: int) -> Path:
+    """The folder of the checkpoint of a step."""
+    return parent / f"step-{step:09d}"
+
+
+def set_aside(folder: Path) -> None:
+    """Take a checkpoint that cannot be read out of the list, and leave its files to whoever may mend them."""
+    _rename_over(folder, folder.with_name(f".unreadable-{folder.name}"))
 
 
 def load_weights(saved: Saved) -> dict[str, Tensor]:
@@ -137,8 +147,32 @@ def retain(parent: Path, metric: str, *, keep_best: int, keep_latest: int) -> No
                 best = folder
         kept.add(best)
         ranked.remove(best)
-    for folder in [*records.keys() - kept, *parent.glob(".writing-*")]:
+    for folder in records.keys() - kept:
+        _rename_over(folder, folder.with_name(f".removing-{folder.name}"))  # whoever copies it finds all of it or none
+    for folder in [*parent.glob(".writing-*"), *parent.glob(".removing-*")]:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
+    """Where the step was saved before, that one stays listed until the new one is in its place."""
+    former = final.with_suffix(".former")
+    if final.exists():
+        _rename_over(final, former)
+    temporary.rename(final)
+    manifest.sync(final.parent)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _rename_over(folder: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    folder.rename(target)
+
+
+def _is_full(error: OSError | SafetensorError) -> bool:
+    """safetensors has the number of the system's error in its message alone."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(f"(os error {number})" in str(error) for number in FULL)
 
 
 def _saved(folder: Path, record: Mapping[str, Any], files: Mapping[str, Any]) -> Saved:

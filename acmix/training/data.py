@@ -5,7 +5,9 @@
 import hashlib
 import math
 import multiprocessing
+import os
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 import torch.utils.data
 from torch import Tensor
 
+from acmix import tether
 from acmix.datasets._contract import Split
 from acmix.errors import AcmixError
 from acmix.training.augment import SEEDS, ImageTransform
@@ -101,6 +104,7 @@ def _load(batches: _Batches, loader_workers: int, *, pin_memory: bool) -> Iterat
         collate_fn=_unchanged,
         num_workers=loader_workers,
         pin_memory=pin_memory and torch.cuda.is_available(),  # the loader warns where nothing can be pinned for
+        worker_init_fn=partial(_tie, os.getpid()),
         multiprocessing_context=_context() if loader_workers else None,
         generator=torch.Generator(),  # else it would draw from the caller's
     )
@@ -121,6 +125,11 @@ def _context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker of every epoch
     return context
+
+
+def _tie(run_pid: int, _worker: int) -> None:
+    """The loader's own watch is on the parent, which is the fork server where there is one, and that lives on."""
+    tether.to_process(run_pid)
 
 
 def _unchanged(item: Any) -> Any:

@@ -78,15 +78,23 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
-def evaluate(run: Run, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
-    """The task's metrics of a model in evaluation mode, under the spec's precision; leaves its mode as it was."""
+def evaluate(run: Run, model: nn.Module, batches: Iterator[Batch], *, split: str) -> Evaluation:
+    """The task's metrics of a model in evaluation mode, under the spec's precision; leaves its mode as it was.
+
+    Raises:
+        Diverged: a metric is not finite.
+    """
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), autocast(run):
-            return run.task.evaluate(model, _until_stopped(run, batches))
+            evaluation = run.task.evaluate(model, _until_stopped(run, batches))
     finally:
         model.train(was_training)
+    for name, value in evaluation.metrics.items():
+        if not math.isfinite(value):
+            raise Diverged(f"{split}/{name} is {value} after epoch {run.state.epoch}", hint=_divergence_hint(run))
+    return evaluation
 
 
 def autocast(run: Run) -> Any:
@@ -252,13 +260,11 @@ def _evaluate(run: Run) -> Iterator[Event]:
         "evaluating", epoch=state.epoch, epochs=run.spec.training.epochs, step=state.step, steps=run.last_step
     )
     try:
-        evaluation = evaluate(run, state.judged, run.validation())
+        evaluation = evaluate(run, state.judged, run.validation(), split="val")
     except Stopped:
         yield from _save(run, "stop", must=True)
         raise
     value = evaluation.metrics[run.metric]
-    if not math.isfinite(value):
-        raise Diverged(f"val/{run.metric} is {value} after epoch {state.epoch}", hint=_divergence_hint(run))
     best = is_better(run.metric, value, state.best["value"] if state.best else None)
     state.evaluated, state.metrics = state.epoch, {f"val/{name}": figure for name, figure in evaluation.metrics.items()}
     if best:
@@ -276,22 +282,16 @@ def _until_stopped(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
 
 def _save(run: Run, kind: str, *, must: bool) -> Iterator[Event]:
     """Write a checkpoint and thin out the older ones. A full disk is a warning unless this one must be saved."""
-    state, spec = run.state, run.spec
+    state, keep = run.state, run.spec.checkpoints
     judged = state.evaluated == state.epoch and state.batch == 0
-    keep = {"keep_best": spec.checkpoints.keep_best, "keep_latest": spec.checkpoints.keep_latest}
+    metrics = (state.metrics or {}) if judged else {}
     try:
-        saved = checkpoint.save(
-            run.checkpoints,
-            epoch=state.epoch,
-            step=state.step,
-            kind=kind,
-            metrics=(state.metrics or {}) if judged else {},
-            weights=state.weights(),
-            state=state.tree(),
-            about={"spec": spec.dump(), "epoch": state.epoch, "step": state.step},
-        )
+        try:
+            saved = _write(run, kind, metrics)
+        except DiskFull:
+            _thin_out(run, keep_best=min(1, keep.keep_best), keep_latest=1)
+            saved = _write(run, kind, metrics)
     except DiskFull as error:
-        checkpoint.retain(run.checkpoints, f"val/{run.metric}", **keep)
         if must:
             raise
         yield events.warning(error.code, f"{error}; training goes on", epoch=state.epoch, step=state.step)
@@ -300,7 +300,25 @@ def _save(run: Run, kind: str, *, must: bool) -> Iterator[Event]:
         run.saved_at = time.monotonic()
     best = judged and state.best is not None and state.best["epoch"] == state.epoch
     yield Event("checkpoint", f"step {state.step}", {**saved.as_json(), "best": best, "metric": f"val/{run.metric}"})
-    checkpoint.retain(run.checkpoints, f"val/{run.metric}", **keep)
+    _thin_out(run, keep_best=keep.keep_best, keep_latest=keep.keep_latest)
+
+
+def _write(run: Run, kind: str, metrics: dict[str, float]) -> checkpoint.Saved:
+    state = run.state
+    return checkpoint.save(
+        run.checkpoints,
+        epoch=state.epoch,
+        step=state.step,
+        kind=kind,
+        metrics=metrics,
+        weights=state.weights(),
+        state=state.tree(),
+        about={"spec": run.spec.dump(), "epoch": state.epoch, "step": state.step},
+    )
+
+
+def _thin_out(run: Run, *, keep_best: int, keep_latest: int) -> None:
+    checkpoint.retain(run.checkpoints, f"val/{run.metric}", keep_best=keep_best, keep_latest=keep_latest)
 
 
 def _diverged(run: Run, batch: Batch, step: int) -> Diverged:

@@ -91,6 +91,7 @@ def _run(spec: JobSpec, folder: Path, data_root: Path, stop: threading.Event) ->
     setup, dataset = _prepare(spec, folder, data_root, device, stop)
     if resume:
         setup.state.restore(checkpoint.load_weights(resume), checkpoint.load_state(resume))
+        _check_position(setup)
     yield from loop.train(setup)
     yield from _final(setup, dataset)
     yield events.status("succeeded", f"trained {spec.training.epochs} epochs")
@@ -104,7 +105,17 @@ def _newest_whole(parent: Path) -> tuple[checkpoint.Saved | None, list[Checkpoin
             return checkpoint.verified(folder), faults
         except CheckpointIncompatible as error:
             faults.append(error)
+            checkpoint.set_aside(folder)
     return None, faults
+
+
+def _check_position(setup: Run) -> None:
+    """Where the epoch is shorter now than where the run stopped in it, it would never end."""
+    if setup.state.batch >= setup.batches_an_epoch:
+        raise CheckpointIncompatible(
+            f"the checkpoint is at batch {setup.state.batch} of an epoch, and the spec now has "
+            f"{setup.batches_an_epoch}; the spec that it was made with would do"
+        )
 
 
 def _device(spec: JobSpec) -> torch.device:
@@ -204,16 +215,28 @@ def _metric(spec: JobSpec, task: Task) -> str:
 
 
 def _final(setup: Run, dataset: Any) -> Iterator[Event]:
-    """Evaluate the best checkpoint on test; the last one where no best is kept."""
+    """Evaluate the best checkpoint on test."""
     state = setup.state
-    best = state.best if state.best and setup.spec.checkpoints.keep_best else {"step": state.step, "epoch": state.epoch}
-    chosen = checkpoint.verified(setup.checkpoints / f"step-{best['step']:09d}")
+    chosen, fault = _best_whole(setup)
+    if fault:
+        yield events.warning(fault.code, f"{fault}; step {chosen.step} is tested in its place")
     state.judged.load_state_dict(checkpoint.load_weights(chosen))
     yield events.progress("testing", epoch=state.epoch, epochs=state.epoch, step=state.step, steps=setup.last_step)
     batches = _evaluation_batches(setup.spec, dataset, dataset.split("test"), pinned=setup.device.type == "cuda")
-    evaluation = loop.evaluate(setup, state.judged, batches)
+    evaluation = loop.evaluate(setup, state.judged, batches, split="test")
     yield events.metrics(
         [state.step], {f"test/{name}": [value] for name, value in evaluation.metrics.items()}, epoch=state.epoch
     )
     where = {"folder": chosen.folder.name, "epoch": chosen.epoch, "step": chosen.step}
     yield loop.evaluation_event(setup, evaluation, split="test", best=False, final=True, checkpoint=where)
+
+
+def _best_whole(setup: Run) -> tuple[checkpoint.Saved, CheckpointIncompatible | None]:
+    """The best checkpoint; the last one where no best is kept, or where the best is at fault as told."""
+    last = checkpoint.path_of(setup.checkpoints, setup.state.step)
+    if not setup.state.best or not setup.spec.checkpoints.keep_best:
+        return checkpoint.verified(last), None
+    try:
+        return checkpoint.verified(checkpoint.path_of(setup.checkpoints, setup.state.best["step"])), None
+    except CheckpointIncompatible as fault:
+        return checkpoint.verified(last), fault

@@ -65,10 +65,10 @@ class State:
                 self.model.load_state_dict(tree["raw_weights"])
                 self.average.n_averaged.copy_(tree["average"]["n_averaged"])
             self.optimizer.load_state_dict(tree["optimizer"])
+            self.scaler.load_state_dict(tree["scaler"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointIncompatible(f"the checkpoint does not fit this spec: {error}") from error
         self._restore_schedule(tree["schedule"]["last_epoch"])
-        self.scaler.load_state_dict(tree["scaler"])
         position = tree["position"]
         self.epoch, self.batch, self.step = position["epoch"], position["batch"], position["step"]
         self.evaluated, self.metrics, self.best = position["evaluated"], tree["metrics"], tree["best"]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -71,7 +72,9 @@ class Artifacts:
         """Remove every file below a prefix of whole path segments; none there is fine."""
         if not prefix.strip("/"):
             raise ValueError("an empty prefix would delete every file; name a job's")
-        obstore.delete(self._store, self._files(prefix))
+        while files := self._files(prefix):
+            with suppress(FileNotFoundError):  # another removes them at the same time
+                obstore.delete(self._store, files)
 
     def prefixes(self, prefix: str = "") -> list[str]:
         """What lies directly below a prefix: jobs/ID for each job under `jobs`."""

@@ -14,16 +14,20 @@ from service.store.reading import Reader
 from tests.worker.runs import Attempts
 
 PRELUDE = """
-import hashlib, json, os, shutil, signal, subprocess, sys
+import hashlib, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 folder = Path(sys.argv[sys.argv.index("--folder") + 1])
 
-def tell(kind, **data):
+def tell(kind, /, **data):
     print(json.dumps({"type": kind, "message": kind, "data": data}), flush=True)
 
 def sleep():
     subprocess.run(["sleep", "1000"])
+
+def wait_for(file):
+    while not Path(file).exists():
+        time.sleep(0.01)
 
 def save(step):
     target = folder / "checkpoints" / f"step-{step:09d}"

@@ -38,12 +38,12 @@ def test_a_run_sees_its_devices_and_no_credentials(start: Start, monkeypatch: py
     for secret in ("DATABASE_URL", "BROKER_URL", "ARTIFACTS_URL", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "API_KEY"):
         monkeypatch.setenv(secret, "a secret")
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")  # of those that this process sees it is the one numbered 3
     child = start("tell('status', environment=dict(os.environ))")
     [told] = said(child)
     environment = told.data["environment"]
     assert "a secret" not in environment.values()
-    assert environment["CUDA_VISIBLE_DEVICES"] == "3"
+    assert environment["CUDA_VISIBLE_DEVICES"] == "7"
     assert environment["OMP_NUM_THREADS"] == "5"
     assert environment["PATH"] == os.environ["PATH"]
 
@@ -118,7 +118,12 @@ def test_an_ended_run_is_neither_asked_nor_killed_again(start: Start) -> None:
 def first(child: Child) -> Event:
     """The first event it tells."""
     told: list[Event] = []
-    until(lambda: bool(told) or told.extend(child.take_events(1)) or bool(told))
+
+    def has_told() -> bool:
+        told.extend(child.take_events(1))
+        return bool(told)
+
+    until(has_told)
     return told[0]
 
 

@@ -61,8 +61,8 @@ def test_nothing_is_missing_after_the_database_was_away(
     assert reader.job(job.id).status == "succeeded"
     told = reader.events(job.id)
     assert [event.number for event in told] == list(range(1, len(told) + 1))
-    trained = [event.data["step"] for event in told if "train/loss" in event.data.get("values", ())]
-    assert sum(trained, []) == list(range(1, 81))
+    trained = [event for event in told if "train/loss" in event.data.get("values", ())]
+    assert [step for event in trained for step in event.data["step"]] == list(range(1, 81))
     assert [event.data["step"] for event in told if event.type == "trace"] == list(range(0, 81, 5))
     evaluated = [(event.data["split"], event.data["step"]) for event in told if event.type == "evaluation"]
     assert evaluated == [("val", 20), ("val", 40), ("val", 60), ("val", 80), ("test", 80)]
@@ -130,6 +130,17 @@ def test_a_run_whose_attempt_was_given_to_another_is_killed(
     zombie.result(10)
     assert rows(backend.engine) == before
     assert runs() == []
+
+
+@on_sqlite
+def test_an_attempt_that_can_never_start_ends_when_it_is_given_to_another(backend: Backend, attempts: Attempts) -> None:
+    backend.settings.data_folder.mkdir(exist_ok=True)
+    (backend.settings.data_folder / "attempts").write_text("a file where the folder should be")
+    job = submit(backend.ledger)
+    attempt = attempts.begin(claim(backend.ledger))
+    given_to_another(backend, job)
+    attempt.result(10)
+    assert backend.reader.job(job.id).attempt == 2
 
 
 @on_sqlite
@@ -255,11 +266,13 @@ def test_an_unreadable_checkpoint_takes_the_newer_ones_with_it(
 ) -> None:
     """The newer ones know of a best that may be the unreadable one: from before it, all of it comes again."""
     job = stopped_after(backend, tmp_path, steps=[10, 20, 30])
-    damaged = backend.reader.checkpoints(job.id)[1]
-    if harm == "a byte differs":
-        damage(backend, damaged)
-    else:
-        backend.artifacts.delete_prefix(damaged.key if harm.startswith("every") else f"{damaged.key}/model.safetensors")
+    second = backend.reader.checkpoints(job.id)[1]
+    harms: dict[str, Callable[[], None]] = {
+        "a byte differs": lambda: damage(backend, second),
+        "a file is missing": weights_of(backend, second).unlink,
+        "every file is missing": lambda: backend.artifacts.delete_prefix(second.key),
+    }
+    harms[harm]()
     stand_in(FIND_CHECKPOINTS)
     attempts.see_through(claim(backend.ledger))
     [found] = backend.reader.events(job.id, types=["progress"])
@@ -336,10 +349,14 @@ def stopped_after(backend: Backend, tmp_path: Path, *, steps: list[int], **chang
 
 def damage(backend: Backend, checkpoint: Checkpoint) -> None:
     """Flip one bit of its stored weights."""
-    file = backend.settings.data_folder / "artifacts" / checkpoint.key / "model.safetensors"
+    file = weights_of(backend, checkpoint)
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
+
+
+def weights_of(backend: Backend, checkpoint: Checkpoint) -> Path:
+    return backend.settings.data_folder / "artifacts" / checkpoint.key / "model.safetensors"
 
 
 def stored(backend: Backend, job: Job) -> list[str]:
