@@ -1,6 +1,6 @@
 """What the API answers: the shapes of its JSON, and how they are made from what is stored."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, TypeVar
 
@@ -109,7 +109,7 @@ class Evaluation(Answer):
     metrics: dict[str, float]
     per_class: list[dict[str, Any]] | None = None
     confusion_matrix: list[list[int]] | None = None
-    checkpoint: Any = None
+    checkpoint: str | None = Field(None, description="the one of this step, while it is kept")
 
 
 class Results(Answer):
@@ -214,17 +214,26 @@ def listing(page: Page[Row], answer: Callable[[Row], T]) -> Listing[T]:
     return Listing(data=[answer(row) for row in page.data], has_more=page.has_more, next=page.next)
 
 
-def results_answer(job: rows.Job, evaluations: Sequence[dict[str, Any]]) -> Results:
-    """What the evaluations of a job come to, in step order."""
+def results_answer(
+    job: rows.Job, evaluations: Sequence[dict[str, Any]], checkpoints: Sequence[rows.Checkpoint]
+) -> Results:
+    """What the evaluations of a job come to, in step order; `checkpoints` are those that are kept."""
+    kept = {checkpoint.step: checkpoint.id for checkpoint in checkpoints}
     finals = [each for each in evaluations if each.get("final")]
     bests = [each for each in evaluations if each.get("best") and not each.get("final")]
     return Results(
         status=job.status,
         complete=job.status in ENDED,
-        final=Evaluation.model_validate(finals[-1]) if finals else None,
-        best=Evaluation.model_validate(bests[-1]) if bests else None,
-        evaluations=[Evaluation.model_validate(each) for each in evaluations],
+        final=_evaluation(finals[-1], kept) if finals else None,
+        best=_evaluation(bests[-1], kept) if bests else None,
+        evaluations=[_evaluation(each, kept) for each in evaluations],
     )
+
+
+def _evaluation(data: dict[str, Any], kept: Mapping[int, str]) -> Evaluation:
+    """The final one names the checkpoint that it tested, all others stand at their own step."""
+    tested = data.get("checkpoint") or data
+    return Evaluation.model_validate({**data, "checkpoint": kept.get(tested["step"])})
 
 
 def _urls(job_id: str) -> JobUrls:

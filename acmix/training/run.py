@@ -49,7 +49,7 @@ def run(
     try:
         yield from _run(spec, folder, data_root, stop)
     except Stopped:
-        yield events.status("stopped", "stopped when asked, after a checkpoint")
+        yield events.status("stopped", "stopped when asked")
     except torch.OutOfMemoryError as error:
         hint = "a smaller batch_size, or accumulate_batches to keep its effect"
         raise OutOfDeviceMemory(str(error).split(". ")[0], hint=hint) from error
@@ -89,6 +89,8 @@ def _run(spec: JobSpec, folder: Path, data_root: Path, stop: threading.Event) ->
     torch.use_deterministic_algorithms(True, warn_only=True)
     seed_everything(spec.training.seed)
     setup, dataset = _prepare(spec, folder, data_root, device, stop)
+    if stop.is_set():
+        raise Stopped
     if resume:
         setup.state.restore(checkpoint.load_weights(resume), checkpoint.load_state(resume))
         _check_position(setup)

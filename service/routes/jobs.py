@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
@@ -20,9 +19,9 @@ from service.query import Limit, Parameters
 from service.routes.catalog import known_catalog
 from service.store.backend import Backend
 from service.store.rows import Job, Status
+from service.store.states import ENDED
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-log = logging.getLogger(__name__)
 
 Key = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 
@@ -88,12 +87,14 @@ def get_job(job_id: JobId, store: Store) -> JobAnswer:
 
 @router.delete("/{job_id}", status_code=204)
 def delete_job(job_id: JobId, store: Store) -> None:
-    """Remove an ended job, all that it wrote and its files; 409 while it has not ended."""
-    store.ledger.delete(job_id)
-    try:
+    """Remove an ended job, all that it wrote and its files; 409 while it has not ended.
+
+    The row goes last: cut short, the same request again does the rest, and no file is left that no row names.
+    """
+    job = store.reader.job(job_id)
+    if job.status in ENDED:  # which it then stays
         store.artifacts.delete_prefix(f"jobs/{job_id}")
-    except Exception:  # the row is gone, so the files are nobody's: retention takes them
-        log.exception("the files of deleted job %s could not be removed", job_id)
+    store.ledger.delete(job_id)
 
 
 @router.post("/{job_id}/cancel", status_code=202)

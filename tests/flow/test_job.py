@@ -34,6 +34,7 @@ def test_a_job_ends_with_results_of_its_best_checkpoint_on_test(service: Up, don
     assert [evaluation["split"] for evaluation in results["evaluations"]] == ["val"] * 3 + ["test"]
     assert results["final"]["split"] == "test"
     assert results["best"]["epoch"] == done["best"]["epoch"]
+    assert results["final"]["checkpoint"] == results["best"]["checkpoint"] == done["best"]["checkpoint"]
     matrix = results["final"]["confusion_matrix"]
     assert sum(map(sum, matrix)) == 360
     assert results["final"]["metrics"]["accuracy"] == sum(matrix[i][i] for i in range(10)) / 360

@@ -3,7 +3,7 @@ import pytest
 from acmix.events import Event
 from service.store.rows import Outcome
 from tests.service.deployed import Deployed
-from tests.service.work import claim, evaluation
+from tests.service.work import claim, evaluation, save
 
 
 @pytest.fixture
@@ -47,9 +47,12 @@ def test_the_final_evaluation_carries_everything_that_was_measured(api: Deployed
         "final": True,
         "checkpoint": {"epoch": 2, "step": 20},
     }
+    saved, _ = save(api.ledger, api.reader.job(job_id(url)), 20)
     api.ledger.record(job_id(url), 1, [evaluation(20, 0.8, best=True), Event("evaluation", "test", data)])
-    final = api.get(url)["final"]
-    assert {key: final[key] for key in data} == data
+    results = api.get(url)
+    expected = {**data, "checkpoint": saved.id}
+    assert {key: results["final"][key] for key in data} == expected
+    assert results["best"]["checkpoint"] == saved.id
 
 
 def test_results_are_complete_when_the_job_has_ended(api: Deployed, url: str) -> None:
