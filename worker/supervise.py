@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -19,7 +20,7 @@ from obstore.exceptions import BaseError
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from acmix import manifest
+from acmix import events, manifest
 from acmix.catalog import Device
 from acmix.errors import CheckpointIncompatible, Reason
 from acmix.events import Event
@@ -111,24 +112,36 @@ class Supervisor:
                 child.close()
 
     def _fetch_checkpoints(self) -> None:
-        """Lay down the job's checkpoints, oldest first, up to one that is unreadable: it is struck from the ledger."""
+        """Lay down the job's checkpoints. The job goes back behind newest ones that cannot be read; an event says so.
+
+        An older one that cannot be read is only left out: a run that misses its best then tests its last.
+        """
         self._clear_former_attempts()
         self.folder.mkdir(parents=True)
-        whole: list[Checkpoint] = []
-        for listed in sorted(self.reader.checkpoints(self.job.id), key=lambda checkpoint: checkpoint.step):
-            target = self._checkpoint_folder(listed.step)
-            try:
-                with self._lease_kept():
-                    self.artifacts.fetch_folder(listed.key, target)
-                    manifest.check(target)
-                whole.append(listed)
-            except (CheckpointIncompatible, ArtifactNotFound) as error:
-                shutil.rmtree(target, ignore_errors=True)
-                newest = whole[-1] if whole else None
-                why = f"step {listed.step}: {error}; training goes on from step {newest.step if newest else 0}"
-                for gone in self.ledger.rewind(self.job.id, self.job.attempt, newest, why=why):
+        newest_first = self.reader.checkpoints(self.job.id)
+        found = False
+        for listed, before in zip_longest(newest_first, newest_first[1:]):
+            fault = self._fetch(listed)
+            if fault and found:
+                told = events.warning("checkpoint_unreadable", f"step {listed.step}: {fault}; it is left out")
+                self.ledger.record(self.job.id, self.job.attempt, [told])
+            elif fault:
+                why = f"step {listed.step}: {fault}; training goes on from step {before.step if before else 0}"
+                for gone in self.ledger.rewind(self.job.id, self.job.attempt, before, why=why):
                     self.artifacts.delete_prefix(gone.key)
-                return  # newer ones went with it: the best may be the unreadable one, and is trained again
+            found = found or not fault
+
+    def _fetch(self, checkpoint: Checkpoint) -> Exception | None:
+        """Copy a checkpoint's files to where the run looks for them; what is wrong with them, if anything."""
+        target = self._checkpoint_folder(checkpoint.step)
+        try:
+            with self._lease_kept():
+                self.artifacts.fetch_folder(checkpoint.key, target)
+                manifest.check(target)
+        except (CheckpointIncompatible, ArtifactNotFound) as fault:
+            shutil.rmtree(target, ignore_errors=True)
+            return fault
+        return None
 
     def _clear_former_attempts(self) -> None:
         """What killed workers left. A later attempt may be at work beside one that is only thought dead."""

@@ -217,6 +217,20 @@ def test_a_run_ended_before_it_listens_for_signals_is_no_loss(
 
 
 @on_sqlite
+def test_a_wish_is_seen_long_before_the_lease_is_renewed(
+    stand_in: StandIn, backend: Backend, attempts: Attempts
+) -> None:
+    stand_in("tell('progress', phase='training')\nsleep()")
+    patient = replace(backend, settings=replace(backend.settings, lease_seconds=3600))
+    job = submit(backend.ledger)
+    attempt = attempts.begin(claim(backend.ledger), patient)
+    until(lambda: backend.reader.job(job.id).phase == "training")
+    backend.ledger.request_cancel(job.id)
+    attempt.result(10)
+    assert backend.reader.job(job.id).status == "cancelled"
+
+
+@on_sqlite
 def test_a_run_that_will_not_end_is_killed_with_its_children_after_the_grace(
     stand_in: StandIn, ledger: Ledger, reader: Reader, attempts: Attempts
 ) -> None:
@@ -261,12 +275,13 @@ def test_a_run_that_succeeds_while_it_is_asked_to_stop_has_succeeded(
 
 @on_sqlite
 @pytest.mark.parametrize("harm", ["a byte differs", "a file is missing", "every file is missing"])
-def test_an_unreadable_checkpoint_takes_the_newer_ones_with_it(
+def test_the_newest_readable_checkpoint_is_gone_on_from(
     harm: str, stand_in: StandIn, tmp_path: Path, backend: Backend, attempts: Attempts
 ) -> None:
-    """The newer ones know of a best that may be the unreadable one: from before it, all of it comes again."""
+    """What cannot be read is struck from the list where it is the newest, and left out where it is not."""
     job = stopped_after(backend, tmp_path, steps=[10, 20, 30])
-    second = backend.reader.checkpoints(job.id)[1]
+    newest, second, _ = backend.reader.checkpoints(job.id)
+    damage(backend, newest)
     harms: dict[str, Callable[[], None]] = {
         "a byte differs": lambda: damage(backend, second),
         "a file is missing": weights_of(backend, second).unlink,
@@ -275,11 +290,26 @@ def test_an_unreadable_checkpoint_takes_the_newer_ones_with_it(
     harms[harm]()
     stand_in(FIND_CHECKPOINTS)
     attempts.see_through(claim(backend.ledger))
-    [found] = backend.reader.events(job.id, types=["progress"])
+    *warnings, found = backend.reader.events(job.id, types=["warning", "progress"])
+    assert [warning.message.split(":")[0] for warning in warnings] == ["step 30", "step 20"]
     assert found.data["found"] == ["step-000000010"]
     assert [checkpoint.step for checkpoint in backend.reader.checkpoints(job.id)] == [10]
     assert backend.reader.metrics(job.id)[0].step == list(range(1, 11))
     assert stored(backend, job) == listed(backend, job)
+
+
+@on_sqlite
+def test_an_older_unreadable_checkpoint_costs_no_newer_one(
+    stand_in: StandIn, tmp_path: Path, backend: Backend, attempts: Attempts
+) -> None:
+    job = stopped_after(backend, tmp_path, steps=[10, 20, 30])
+    damage(backend, backend.reader.checkpoints(job.id)[1])
+    stand_in(FIND_CHECKPOINTS)
+    attempts.see_through(claim(backend.ledger))
+    [warning, found] = backend.reader.events(job.id, types=["warning", "progress"])
+    assert warning.message.startswith("step 20: ")
+    assert found.data["found"] == ["step-000000010", "step-000000030"]
+    assert backend.reader.metrics(job.id)[0].step == list(range(1, 31))
 
 
 @on_sqlite
