@@ -1,15 +1,13 @@
 """The broker. A message says no more than "there is work": losing one or doubling it does no harm."""
 
 import logging
-from typing import Any
-
 from celery import Celery
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 SOCKET_SECONDS = 2.0
-TRAIN, LIGHT, PLANS = "train", "light", "plans"
+TRAIN = "train"  # the task and its queue
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +51,12 @@ class Queue:
 
     def nudge_train(self) -> bool:
         """There is a job to claim. Whether the message went out."""
-        return self._send("train", TRAIN)
-
-    def nudge_light(self, name: str, *args: Any) -> bool:
-        """There is light work of this name for the housekeeper. Whether the message went out."""
-        return self._send(name, LIGHT, *args)
-
-    def nudge_plan(self, *args: Any) -> bool:
-        """There is a plan to work out. Whether the message went out."""
-        return self._send("plan", PLANS, *args)
+        try:
+            self._app.send_task(TRAIN, queue=TRAIN)
+        except Exception as error:  # whatever ails the broker, the row stands
+            logger.warning("no nudge went out: %s", error)
+            return False
+        return True
 
     def ping(self) -> None:
         """Raises if the broker does not answer within 2 seconds."""
@@ -70,11 +65,3 @@ class Queue:
     def close(self) -> None:
         self._app.close()
         self._redis.close()
-
-    def _send(self, task: str, queue: str, *args: Any) -> bool:
-        try:
-            self._app.send_task(task, args=args, queue=queue)
-        except Exception as error:  # whatever ails the broker, the row stands
-            logger.warning("no nudge %s went out: %s", task, error)
-            return False
-        return True

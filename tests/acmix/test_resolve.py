@@ -115,9 +115,15 @@ def test_a_warm_up_longer_than_the_training_is_refused() -> None:
 
 
 def test_more_gpus_than_any_worker_has_are_refused() -> None:
-    assert problems(most_gpus=2, resources={"gpus": 2}) == []
-    (problem,) = problems(most_gpus=2, resources={"gpus": 3})
-    assert (problem.pointer, problem.limit) == ("/resources/gpus", 2)
+    assert problems(most_gpus=1, resources={"gpus": 1}) == []
+    (problem,) = problems(most_gpus=0, resources={"gpus": 1})
+    assert (problem.pointer, problem.limit) == ("/resources/gpus", 0)
+
+
+def test_a_job_of_several_gpus_is_refused_even_where_a_worker_has_them() -> None:
+    (problem,) = problems(most_gpus=8, resources={"gpus": 2})
+    assert (problem.pointer, problem.limit) == ("/resources/gpus", 1)
+    assert "a job trains on one GPU" in problem.message
 
 
 def test_an_unknown_metric_is_told_the_known_ones() -> None:

@@ -170,11 +170,11 @@ def test_logs_go_on_after_a_line_or_show_the_last_ones(api: Deployed, job_id: st
     assert (after_all.text, after_all.headers["Acmix-Last-Line"]) == ("", "10")
 
 
-def test_attempts_tell_who_held_the_job_and_how_that_ended(api: Deployed, job_id: str) -> None:
+def test_attempts_newest_first_tell_who_held_the_job_and_how_that_ended(api: Deployed, job_id: str) -> None:
     let_lease_run_out(api.app.state.backend.engine, job_id)
     assert api.ledger.sweep() == [job_id]
     claim(api.ledger, "worker-2")
-    first, second = api.get(f"/v1/jobs/{job_id}/attempts")["data"]
+    second, first = api.get(f"/v1/jobs/{job_id}/attempts")["data"]
     assert (first["number"], first["worker"], first["reason"]["code"]) == (1, "worker-1", "worker_lost")
     assert first["ended_at"] is not None
     assert (second["number"], second["worker"], second["ended_at"]) == (2, "worker-2", None)

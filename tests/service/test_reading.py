@@ -1,7 +1,7 @@
 import pytest
 from sqlalchemy import Engine, text
 
-from acmix.catalog import Catalog, Device, Entry
+from acmix.catalog import Catalog, Device, TaskEntry
 from acmix.events import Event
 from service.store.database import clock, writing
 from service.store.errors import CheckpointNotFound, JobNotFound
@@ -14,7 +14,7 @@ A100 = Device(index=0, name="A100", memory_bytes=80 * 2**30)
 
 
 def card(worker_id: str, *names: str, gpus: int = 0) -> WorkerCard:
-    entries = [Entry(name=name, description="", options={}) for name in names]
+    entries = [TaskEntry(name=name, description="", options={}, metrics=["accuracy"]) for name in names]
     return WorkerCard(worker_id, "node-a", max(gpus, 1), [A100] * gpus, {"torch": "2.14"}, Catalog(tasks=entries))
 
 

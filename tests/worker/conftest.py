@@ -17,6 +17,7 @@ PRELUDE = """
 import hashlib, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
+parent = int(sys.argv[sys.argv.index("--tether") + 1])
 folder = Path(sys.argv[sys.argv.index("--folder") + 1])
 
 def tell(kind, /, **data):
@@ -26,7 +27,7 @@ def sleep():
     subprocess.run(["sleep", "1000"])
 
 def wait_for(file):
-    while not Path(file).exists():
+    while not Path(file).exists() and os.getppid() == parent:
         time.sleep(0.01)
 
 def save(step):
