@@ -1,6 +1,7 @@
 """The broker. A message says no more than "there is work": losing one or doubling it does no harm."""
 
 import logging
+
 from celery import Celery
 from redis import Redis
 from redis.backoff import NoBackoff
