@@ -4,6 +4,7 @@ import math
 import platform
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from acmix.errors import (
 )
 from acmix.events import Event
 from acmix.model import build
-from acmix.spec import JobSpec
+from acmix.spec import Choice, JobSpec
 from acmix.tasks._contract import Task
 from acmix.training import augment, checkpoint, data, loop, optimizer, schedule
 from acmix.training.loop import Run, Stopped
@@ -137,51 +138,54 @@ def _prepare(
     spec: JobSpec, folder: Path, data_root: Path, device: torch.device, stop: threading.Event
 ) -> tuple[Run, Any]:
     """Data, model, optimizer and all else the loop needs, from the spec; and the data set."""
-    training = spec.training
-    dataset_class = registry.get("datasets", spec.dataset.name)
-    where = f"dataset {spec.dataset.name}"
-    dataset = dataset_class(data_root, **registry.check_options(dataset_class, spec.dataset.options, where=where))
-    task_class = registry.get("tasks", spec.task.name)
-    task_options = registry.check_options(task_class, spec.task.options, where=f"task {spec.task.name}")
-    task: Task = task_class(dataset.classes, training.label_smoothing, **task_options)
+    training, pinned = spec.training, device.type == "cuda"
+    dataset = _made("datasets", spec.dataset, data_root)
+    task: Task = _made("tasks", spec.task, dataset.classes, training.label_smoothing)
     model = build(spec.backbone, spec.swaps, num_classes=task.num_outputs, image_px=dataset.image_px).to(device)
     train_split, val_split = dataset.split("train"), dataset.split("val")
-    transform = augment.training_transform(dataset, training.augment)
-    workers = _loader_workers(spec, dataset)
     batches = data.batches_an_epoch(len(train_split), training.batch_size, training.limit_train_batches)
-    descent = optimizer.build(model, training.optimizer, training.weight_decay_on)
-    steps = math.ceil(batches / training.accumulate_batches)
-    state = State(
-        model=model,
-        optimizer=descent,
-        schedule=schedule.build(descent, training.schedule, epochs=training.epochs, steps_an_epoch=steps),
-        scaler=torch.amp.GradScaler(device.type, enabled=training.precision == "fp16"),
-        average=_average(model, spec),
+    train_on = partial(
+        data.training_batches,
+        train_split,
+        augment.training_transform(dataset, training.augment),
+        batch_size=training.batch_size,
+        seed=training.seed,
+        limit_batches=training.limit_train_batches,
+        loader_workers=_loader_workers(spec, dataset),
+        pin_memory=pinned,
     )
-    pinned = device.type == "cuda"
     return Run(
         spec=spec,
         folder=folder,
         task=task,
-        state=state,
+        state=_state(spec, model, math.ceil(batches / training.accumulate_batches), device),
         layers=dict(mixers.layers_of(model)),
         device=device,
-        training=lambda epoch, first: data.training_batches(
-            train_split,
-            transform,
-            batch_size=training.batch_size,
-            seed=training.seed,
-            epoch=epoch,
-            start_batch=first,
-            limit_batches=training.limit_train_batches,
-            loader_workers=workers,
-            pin_memory=pinned,
-        ),
+        training=lambda epoch, first: train_on(epoch=epoch, start_batch=first),
         validation=lambda: _evaluation_batches(spec, dataset, val_split, pinned=pinned),
         batches_an_epoch=batches,
         metric=_metric(spec, task),
         stop_requested=stop.is_set,
     ), dataset
+
+
+def _made(folder: registry.Folder, choice: Choice, *given: Any) -> Any:
+    """What the registry has under that name, made with the choice's options behind what the run gives."""
+    entry = registry.get(folder, choice.name)
+    return entry(*given, **registry.check_options(entry, choice.options, where=f"{folder} {choice.name}"))
+
+
+def _state(spec: JobSpec, model: torch.nn.Module, steps_an_epoch: int, device: torch.device) -> State:
+    """Everything as it is before the first step."""
+    training = spec.training
+    descent = optimizer.build(model, training.optimizer, training.weight_decay_on)
+    return State(
+        model=model,
+        optimizer=descent,
+        schedule=schedule.build(descent, training.schedule, epochs=training.epochs, steps_an_epoch=steps_an_epoch),
+        scaler=torch.amp.GradScaler(device.type, enabled=training.precision == "fp16"),
+        average=_average(model, spec),
+    )
 
 
 def _evaluation_batches(spec: JobSpec, dataset: Any, split: Any, *, pinned: bool) -> Iterator[Any]:

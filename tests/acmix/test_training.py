@@ -100,6 +100,28 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         run_all(small_spec(epochs=3, options={"width": 0.25}), tmp_path)
 
 
+def test_a_checkpoint_from_beyond_a_shorter_epoch_is_refused(tmp_path: Path) -> None:
+    for event in (broken := run(small_spec(checkpoints=EVERY_STEP), tmp_path)):
+        if event.type == "checkpoint" and event.data["step"] == 3:
+            break
+    broken.close()
+    with pytest.raises(CheckpointIncompatible, match="batch 3 of an epoch, and the spec now has 2"):
+        run_all(small_spec(limit_train_batches=2), tmp_path)
+
+
+def test_a_run_that_cannot_read_its_best_tests_its_last_and_says_so(tmp_path: Path) -> None:
+    """The warm-up leads to a learning rate so high that the last epoch is worse than the one before."""
+    growing = {"optimizer": {"name": "sgd", "lr": 2.0}, "schedule": {"name": "constant", "warmup_epochs": 4}}
+    job = small_spec(epochs=4, limit_train_batches=30, seed=1, **growing)
+    told = of_type(run_all(job, tmp_path), "checkpoint")
+    best = [event.data["folder"] for event in told if event.data["best"]][-1]
+    assert best != told[-1].data["folder"]
+    (tmp_path / "checkpoints" / best / checkpoint.MODEL).write_bytes(b"")
+    again = run_all(job, tmp_path)
+    assert best in of_type(again, "warning")[0].message
+    assert of_type(again, "evaluation")[-1].data["checkpoint"]["folder"] == told[-1].data["folder"]
+
+
 def test_only_best_and_latest_checkpoints_are_kept(tmp_path: Path) -> None:
     events = run_all(small_spec(epochs=5, checkpoints={"keep_best": 1, "keep_latest": 2}), tmp_path)
     told = of_type(events, "checkpoint")
