@@ -14,6 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 from redis import ConnectionError as BrokerAway
 from redis import Redis
 from sqlalchemy import Engine, make_url, text
@@ -28,6 +29,10 @@ DATABASES = ("sqlite", "postgresql")
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+# how long an example takes is the machine's affair, and it may be a noisy one
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
