@@ -15,7 +15,9 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
+from acmix import spec
 from acmix.catalog import Catalog, Device
+from acmix.errors import SpecInvalid
 from service.store.backend import Backend
 from service.store.rows import WorkerCard
 from worker.supervise import AWAY, Supervisor
@@ -110,18 +112,22 @@ class Node:
         Supervisor(self.backend, claim, devices, self.threads, self._draining).run()
         return True
 
-    def _can_run(self, spec: dict[str, Any]) -> bool:
-        """Whether every name of a spec is on this machine's menu."""
-        menu = self.card.catalog
+    def _can_run(self, resolved_spec: dict[str, Any]) -> bool:
+        """Whether every name of a spec is on this machine's menu. A spec of another version is left to its workers."""
+        try:
+            job = spec.parse(resolved_spec)
+        except SpecInvalid:
+            return False
         wanted = {
-            ("tasks", spec["task"]["name"]),
-            ("backbones", spec["backbone"]["name"]),
-            ("datasets", spec["dataset"]["name"]),
-            ("optimizers", spec["training"]["optimizer"]["name"]),
-            ("schedules", spec["training"]["schedule"]["name"]),
-            ("augments", spec["training"]["augment"]["name"]),
-            *(("mixers", swap["mixer"]["name"]) for swap in spec["swaps"]),
+            ("tasks", job.task.name),
+            ("backbones", job.backbone.name),
+            ("datasets", job.dataset.name),
+            ("optimizers", job.training.optimizer.name),
+            ("schedules", job.training.schedule.name),
+            ("augments", job.training.augment.name),
+            *(("mixers", swap.mixer.name) for swap in job.swaps),
         }
+        menu = self.card.catalog
         return all(any(entry.name == name for entry in getattr(menu, section)) for section, name in wanted)
 
     def _look_for_ever(self) -> None:

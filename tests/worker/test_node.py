@@ -57,6 +57,16 @@ def test_a_job_with_a_name_that_the_menu_lacks_is_left_to_others(
     assert (reader.job(job.id).status, reader.job(job.id).attempt) == ("succeeded", 1)
 
 
+def test_a_spec_of_another_version_is_left_to_others_and_keeps_no_other_waiting(
+    stand_in: StandIn, nodes: Callable[..., Node], ledger: Ledger, reader: Reader
+) -> None:
+    stand_in(SUCCEED)
+    known = submit(ledger)
+    newer, _ = ledger.submit(known.spec, {**known.resolved_spec, "colour": "blue", "priority": 1})
+    nodes().ring()
+    assert [reader.job(job.id).status for job in (newer, known)] == ["queued", "succeeded"]
+
+
 def test_a_ring_runs_what_is_queued_one_after_the_other(
     stand_in: StandIn, nodes: Callable[..., Node], ledger: Ledger, reader: Reader
 ) -> None:
