@@ -58,7 +58,7 @@ def test_a_doubled_message_trains_once(tmp_path: Path) -> None:
 
 
 def test_a_lost_message_loses_no_job(tmp_path: Path) -> None:
-    """The broker is killed and comes back empty while a job is posted: the worker looks at the ledger by itself."""
+    """The broker is killed just before a job is posted, so that no message goes out: the worker looks by itself."""
     with up(tmp_path) as service:
         broker = next(child for child in _children(service) if "valkey-server" in child.name())
         kill(broker)
