@@ -9,13 +9,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from acmix.errors import Problem, SpecInvalid
 from acmix.spec import pointer
+from service.store.database import AWAY
 from service.store.errors import (
     ArtifactNotFound,
     CheckpointNotFound,
@@ -70,8 +69,8 @@ def install(app: FastAPI) -> None:
     for conflict in (JobNotEnded, MoveRefused):
         app.add_exception_handler(conflict, _conflict)
     app.add_exception_handler(IdempotencyKeyReused, _key_reused)
-    app.add_exception_handler(DBAPIError, _database)
-    app.add_exception_handler(PoolTimeoutError, _database_away)
+    for away in AWAY:
+        app.add_exception_handler(away, _database_away)
 
 
 def problem(
@@ -167,13 +166,6 @@ def _conflict(request: Request, error: Any) -> JSONResponse:
 def _key_reused(request: Request, error: Any) -> JSONResponse:
     fault = Problem("/header/idempotency-key", "idempotency_key_reused", str(error))
     return problem(request, 422, "idempotency_key_reused", str(error), problems=[fault])
-
-
-def _database(request: Request, error: Any) -> JSONResponse:
-    """503 where the database cannot be reached or is too busy; all else it says is our fault."""
-    if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
-        return _database_away(request, error)
-    return unexpected(request, error)
 
 
 def _database_away(request: Request, error: Any) -> JSONResponse:

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from obstore.exceptions import BaseError
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from acmix import events, manifest
 from acmix.catalog import Device
 from acmix.errors import CheckpointIncompatible, Reason
 from acmix.events import Event
+from service.store import database
 from service.store.backend import Backend
 from service.store.errors import ArtifactNotFound, LeaseLost
 from service.store.ids import new_id
@@ -41,7 +40,7 @@ EXIT_SECONDS = 10.0  # from its last word to its end: a run may hang in taking i
 WRITING_SECONDS = 3.0  # of the grace of a stop, for what is left to write when the run has ended
 
 # The database or the files do not answer now; a write that the database answers with "impossible" is none of these.
-AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError, OSError, BaseError)
+AWAY = (*database.AWAY, OSError, BaseError)
 T = TypeVar("T")
 Cause = Literal["cancel", "pause", "drain", "max_runtime"]
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import Field
-from sqlalchemy.exc import OperationalError
 
 from service.answers import Attempt, EventAnswer, Listing
 from service.depends import JobId, Store
 from service.query import MOST, Names, Parameters, accepts
+from service.store.database import AWAY
 from service.store.errors import JobNotFound
 from service.store.reading import Reader
 from service.store.states import ENDED
@@ -87,7 +87,7 @@ async def _stream(reader: Reader, job_id: str, after: int, types: list[str]) -> 
     while True:
         try:
             found, after, ended = await asyncio.to_thread(_news, reader, job_id, after, types)
-        except OperationalError:
+        except AWAY:
             found, ended = [], False
         except JobNotFound:
             return

@@ -14,6 +14,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
@@ -27,6 +29,8 @@ POSTGRESQL_SETTINGS = {
 }
 CONNECT_SECONDS = 5
 SQLITE_SETTINGS = ("busy_timeout = 30000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+# The database cannot be reached, is too busy or only reads: no verdict on what was asked, which may be asked again.
+AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 MIGRATION_LOCK = 0x61636D6978  # "acmix": the advisory lock of whoever migrates
 
 

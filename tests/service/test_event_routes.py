@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import Engine
 
 from acmix.events import Event, warning
 from service.routes import events as event_routes
@@ -182,18 +183,22 @@ def test_attempts_newest_first_tell_who_held_the_job_and_how_that_ended(api: Dep
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_stream_survives_a_database_that_is_away_for_a_moment(api: Deployed, job_id: str, url: str) -> None:
-    engine = api.app.state.backend.engine
-    told: list[dict[str, Any]] = []
-    listener = threading.Thread(target=lambda: told.extend(streamed(url)))
-    listener.start()
-    for _ in range(3):
-        engine.dispose()
-        with engine.connect() as connection:
-            connection.exec_driver_sql(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-    until(lambda: api.http.get(f"/v1/jobs/{job_id}").status_code == 200)
-    api.ledger.finish(job_id, 1, Outcome("succeeded"))
-    listener.join(timeout=20)
-    assert [event["number"] for event in told] == [1, 2, 3]
+    numbers: list[int] = []
+    with httpx.stream("GET", url, headers={"Accept": "text/event-stream"}, timeout=20) as response:
+        told = (int(line[4:]) for line in response.iter_lines() if line.startswith("id: "))
+        numbers += [next(told), next(told)]
+        for _ in range(3):
+            _cut_off_a_query(api.app.state.backend.engine)
+        api.ledger.finish(job_id, 1, Outcome("succeeded"))
+        numbers += told
+    assert numbers == [1, 2, 3]
+
+
+def _cut_off_a_query(engine: Engine) -> None:
+    """End the connection of a reader of the jobs while it waits for its answer."""
+    waiting = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    observing = engine.execution_options(isolation_level="AUTOCOMMIT")  # in a transaction the view stands still
+    with engine.begin() as blocker, observing.connect() as observer:
+        blocker.exec_driver_sql("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+        until(lambda: observer.exec_driver_sql(f"SELECT count(*) {waiting}").scalar_one() > 0)
+        observer.exec_driver_sql(f"SELECT pg_terminate_backend(pid) {waiting}")

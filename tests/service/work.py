@@ -120,7 +120,7 @@ def at_once(*calls: Callable[[], T]) -> list[T]:
     return results
 
 
-def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+def until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while not condition():
