@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from service.store.ids import new_id
-from tests.service.deployed import Deployed, deployed
+from tests.service.deployed import Deployed, deployed, spec
 
 
 @pytest.fixture
@@ -115,3 +115,16 @@ def test_without_a_database_every_path_says_503_and_when_to_come_back(without_da
 def test_without_a_database_a_spec_is_refused_for_now(without_database: Deployed) -> None:
     response = without_database.post({"backbone": {"name": "resnet26"}, "dataset": {"name": "digits"}})
     assert response.status_code == 503
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_database_that_only_reads_answers_reads_and_refuses_a_spec_for_now(api: Deployed) -> None:
+    """As a standby does while another takes over."""
+    api.enrol()
+    engine = api.app.state.backend.engine
+    with engine.begin() as connection:
+        name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
+        connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    engine.dispose()
+    assert api.post(spec()).status_code == 503
+    assert api.get("/v1/jobs")["data"] == []
