@@ -13,16 +13,22 @@ from acmix.spec import Choice, Swap
 
 
 def find(model: nn.Module) -> list[Slot]:
-    """The slots of a model, in depth order: 3x3 convolutions that keep the map's size but for their stride.
+    """The slots of a model, in depth order: every layer that a form of a mixer can stand in for.
 
     A module, the model or a part of it, may name layers of its own that are no slots in an attribute `unswappable`.
     """
     excluded = set(_excluded(model))
-    return [
-        Slot(name=name, kind="conv2d", channels=layer.out_channels, stride=layer.stride[0])
-        for name, layer in model.named_modules()
-        if name and name not in excluded and isinstance(layer, nn.Conv2d) and _is_slot(layer)
-    ]
+    forms = {form.fits: form for form in registry.entries("mixers").values()}
+    slots = []
+    for name, layer in model.named_modules():
+        if not name or name in excluded:
+            continue
+        for kind, form in forms.items():
+            if geometry := form.slot_of(layer):
+                slots.append(Slot(name=name, kind=kind, channels=geometry[0], stride=geometry[1]))
+                excluded.update(f"{name}.{child}" for child, _ in layer.named_modules())  # no slot within a slot
+                break
+    return slots
 
 
 def swap(model: nn.Module, swaps: Sequence[Swap | Mapping[str, Any]]) -> None:
@@ -57,16 +63,6 @@ def _excluded(model: nn.Module) -> Iterator[str]:
     for name, layer in layers_of(model).items():
         prefix = f"{name}." if name else ""
         yield from (prefix + child for child, _ in layer.named_modules())
-
-
-def _is_slot(layer: nn.Conv2d) -> bool:
-    return (
-        layer.kernel_size == (3, 3)
-        and layer.groups == 1
-        and layer.padding in {"same", layer.dilation}
-        and layer.stride[0] == layer.stride[1]
-        and layer.dilation[0] == layer.dilation[1]
-    )
 
 
 def _replacement(layer: nn.Module, slot: Slot, mixer: Choice) -> nn.Module:

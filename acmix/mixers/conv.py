@@ -15,13 +15,21 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from acmix.errors import OptionInvalid, ShapeMismatch
-from acmix.mixers._layer import ACmixLayer, rms
+from acmix.mixers._layer import (
+    ACmixLayer,
+    AlphaOption,
+    BetaOption,
+    Combine,
+    CombineOption,
+    KernelConv,
+    ShiftOption,
+    check_divides,
+    check_odd,
+    packed,
+)
 from acmix.ops.local_attention import local_attention
-from acmix.ops.shift_conv import composed, shift_conv, shift_kernels
+from acmix.ops.shift_conv import Shift
 from acmix.registry import OddInt
-
-KernelConv = Literal[1, 3, 5, 7, 9, 11]  # `dep_conv` has kernel_conv^4 weights an output channel
 
 
 class ACmixConv2d(ACmixLayer):
@@ -41,30 +49,40 @@ class ACmixConv2d(ACmixLayer):
         kernel_conv: int = 3,
         stride: int = 1,
         dilation: int = 1,
+        combine: Combine = "alpha_beta",
+        shift: Shift = "full_group",
+        alpha: float | None = None,
+        beta: float | None = None,
     ) -> None:
         """`dilation` spreads the attention's window; the convolution stays dense, as in the authors' code."""
-        super().__init__()
-        _check_divides(heads, out_channels)
-        _check_odd(kernel_att=kernel_att, kernel_conv=kernel_conv)
-        self.in_channels, self.out_channels, self.heads = in_channels, out_channels, heads
-        self.kernel_att, self.kernel_conv, self.stride, self.dilation = kernel_att, kernel_conv, stride, dilation
-        head_channels, taps = out_channels // heads, kernel_conv**2
+        super().__init__(combine, alpha, beta)
+        check_divides(heads, out_channels)
+        check_odd(kernel_att=kernel_att)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_att, self.dilation = kernel_att, dilation
         self.q_proj = nn.Conv2d(in_channels, out_channels, 1)
         self.k_proj = nn.Conv2d(in_channels, out_channels, 1)
         self.v_proj = nn.Conv2d(in_channels, out_channels, 1)
-        # quirk: its bias shifts all logits of a query alike and cancels; kept, or authors' checkpoints would not load
-        self.position_proj = nn.Conv2d(2, head_channels, 1)
-        self.fc = nn.Conv2d(3 * heads, taps, 1, bias=False)
-        self.dep_conv = nn.Conv2d(
-            taps * head_channels,
-            out_channels,
-            kernel_conv,
-            stride,
-            padding=kernel_conv // 2,
-            groups=head_channels,
-            bias=False,
+        if self.has_attention:
+            # quirk: its bias shifts a query's logits alike and cancels; kept, or authors' checkpoints would not load
+            self.position_proj = nn.Conv2d(2, out_channels // heads, 1)
+        self._build_convolution(
+            out_channels, heads, maps=3 * heads, kernel_conv=kernel_conv, shift=shift, stride=stride, bias=False
         )
-        self.reset_shifts()
+
+    @classmethod
+    def slot_of(cls, layer: nn.Module) -> tuple[int, int] | None:
+        """(channels, stride) of a 3x3 convolution that keeps the map's size but for its stride."""
+        if not isinstance(layer, nn.Conv2d):
+            return None
+        stands_in = (
+            layer.kernel_size == (3, 3)
+            and layer.groups == 1
+            and layer.padding in {"same", layer.dilation}
+            and layer.stride[0] == layer.stride[1]
+            and layer.dilation[0] == layer.dilation[1]
+        )
+        return (layer.out_channels, layer.stride[0]) if stands_in else None
 
     @classmethod
     def replacing(
@@ -73,9 +91,11 @@ class ACmixConv2d(ACmixLayer):
         *,
         heads: Annotated[int, Field(ge=1, le=1024, description="must divide the layer's output channels")] = 4,
         kernel_att: Annotated[OddInt, Field(description="side of the attention's window")] = 7,
-        kernel_conv: Annotated[KernelConv, Field(description="side of the convolution's kernel")] = 3,
-        combine: Literal["alpha_beta"] = "alpha_beta",  # noqa: ARG003  # the only choice so far
-        shift: Literal["full_group"] = "full_group",  # noqa: ARG003  # the only choice so far
+        kernel_conv: KernelConv = 3,
+        combine: CombineOption = "alpha_beta",
+        shift: ShiftOption = "full_group",
+        alpha: AlphaOption = None,
+        beta: BetaOption = None,
     ) -> Self:
         """A fresh layer with the channels, stride and dilation of `layer`."""
         return cls(
@@ -86,28 +106,37 @@ class ACmixConv2d(ACmixLayer):
             kernel_conv=kernel_conv,
             stride=layer.stride[0],
             dilation=layer.dilation[0],
+            combine=combine,
+            shift=shift,
+            alpha=alpha,
+            beta=beta,
         )
-
-    @torch.no_grad()
-    def reset_shifts(self) -> None:
-        """Make `dep_conv` shift and sum again, as at the start of training."""
-        self.dep_conv.weight.copy_(shift_kernels(self.out_channels, self.kernel_conv))
 
     def forward(self, x_BIHW: Tensor) -> Tensor:
         """(B, C, Y, X) with Y = ceil(H / stride)."""
-        features_BFHW = F.conv2d(x_BIHW, self._packed("weight"), self._packed("bias"))
+        projection_FI11, bias_F = self._projection("weight"), self._projection("bias")
+        if not self.has_attention:
+            return self._convolution_of(x_BIHW, projection_FI11.flatten(1), bias_F)
+        features_BFHW = F.conv2d(x_BIHW, projection_FI11, bias_F)
         attention_BCYX = self._attention(features_BFHW)
-        kernel_CMUV = composed(self.fc.weight, self.dep_conv.weight)
-        convolution_BCYX = shift_conv(features_BFHW, self.beta * kernel_CMUV, stride=self.stride)
-        if self.tracing:
-            self._trace(features_BFHW.detach(), attention_BCYX, kernel_CMUV.detach())
-        return torch.addcmul(convolution_BCYX, attention_BCYX, self.alpha.to(attention_BCYX.dtype))
+        if not self.has_convolution:
+            self._traced(attention_BCYX)
+            return attention_BCYX
+        return self._mixed(attention_BCYX, self._convolution(features_BFHW))
 
-    def _packed(self, parameter: Literal["weight", "bias"]) -> Tensor:
+    def macs(self, x_shape: torch.Size) -> int:
+        batch, _, height, width = x_shape
+        attended = -(-height // self.stride) * -(-width // self.stride)
+        head_channels = self.out_channels // self.heads
+        projections = 3 * self.in_channels * self.out_channels * height * width
+        attention = 2 * self.kernel_att**2 * self.out_channels * attended + 2 * head_channels * height * width
+        convolution = self._convolution_macs(height, width, maps=3 * self.heads)
+        return batch * (projections + attention * self.has_attention + convolution)
+
+    def _projection(self, parameter: Literal["weight", "bias"]) -> Tensor:
         """Weight or bias of the three projections as of one, its rows in the order of F."""
         parts = [getattr(projection, parameter) for projection in (self.q_proj, self.k_proj, self.v_proj)]
-        rows_3ND = torch.unflatten(torch.stack(parts), 1, (self.heads, -1))
-        return rows_3ND.movedim(2, 0).flatten(0, 2)
+        return packed(torch.cat(parts), self.heads)
 
     def _attention(self, features_BFHW: Tensor) -> Tensor:
         """(B, C, Y, X), head-major: channel n*D+i."""
@@ -133,25 +162,6 @@ class ACmixConv2d(ACmixLayer):
         # quirk: times 0, so that the gradient is exactly 0: rounding errors would grow in Adam, and DDP refuses None
         return x_weight_D11 * x_W + y_weight_D11 * y_H1 + 0 * bias_D[:, None, None]
 
-    @torch.no_grad()
-    def _trace(self, features_BFHW: Tensor, attention_BCYX: Tensor, kernel_CMUV: Tensor) -> None:
-        """Beta is folded into the kernel, so the convolution before it takes another pass."""
-        self.attention_rms = rms(attention_BCYX)
-        self.convolution_rms = rms(shift_conv(features_BFHW, kernel_CMUV, stride=self.stride))
-
     def extra_repr(self) -> str:
-        names = ("in_channels", "out_channels", "kernel_att", "heads", "kernel_conv", "stride", "dilation")
-        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
-
-
-def _check_divides(heads: int, channels: int) -> None:
-    if heads < 1 or channels % heads:
-        *others, last = (str(divisor) for divisor in range(1, channels + 1) if channels % divisor == 0)
-        would_do = f"{', '.join(others)} and {last} do" if others else f"{last} does"
-        raise ShapeMismatch(f"heads={heads} does not divide {channels} channels; {would_do}")
-
-
-def _check_odd(**kernels: int) -> None:
-    for name, side in kernels.items():
-        if side < 1 or side % 2 == 0:
-            raise OptionInvalid(f"{name}={side} has no centre; odd sides do: 1, 3, 5, 7, ...")
+        names = ("in_channels", "out_channels", "kernel_att", "heads", "kernel_conv", "stride", "dilation", "combine")
+        return ", ".join([f"{name}={getattr(self, name)}" for name in names] + [f"shift={self.shift_form}"])

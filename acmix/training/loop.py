@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from acmix import events
 from acmix.errors import DiskFull, Diverged
 from acmix.events import Event
+from acmix.mixers import ACmixLayer
 from acmix.spec import JobSpec
 from acmix.tasks._contract import Batch, Evaluation, Task, is_better
 from acmix.training import checkpoint, trace
@@ -37,7 +38,7 @@ class Run:
     folder: Path
     task: Task
     state: State
-    layers: dict[str, nn.Module]
+    layers: dict[str, ACmixLayer]
     device: torch.device
     training: BatchesFrom
     validation: Callable[[], Iterator[Batch]]

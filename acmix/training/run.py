@@ -159,7 +159,7 @@ def _prepare(
         folder=folder,
         task=task,
         state=_state(spec, model, math.ceil(batches / training.accumulate_batches), device),
-        layers=dict(mixers.layers_of(model)),
+        layers=mixers.layers_of(model),
         device=device,
         training=lambda epoch, first: train_on(epoch=epoch, start_batch=first),
         validation=lambda: _evaluation_batches(spec, dataset, val_split, pinned=pinned),

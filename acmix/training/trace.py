@@ -5,35 +5,31 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 from acmix.events import Event, trace
+from acmix.mixers import ACmixLayer
 
 FIGURES = ("alpha", "beta", "attention_rms", "convolution_rms")
 
 
 @contextmanager
-def tracing(layers: Mapping[str, nn.Module], *, on: bool) -> Iterator[None]:
+def tracing(layers: Mapping[str, ACmixLayer], *, on: bool) -> Iterator[None]:
     """Within, a forward pass leaves both paths' root mean squares on each layer, if `on`."""
     for layer in layers.values():
-        layer.tracing = on  # type: ignore[assignment]  # a plain attribute of ACmix layers
+        layer.tracing = on
     try:
         yield
     finally:
         for layer in layers.values():
-            layer.tracing = False  # type: ignore[assignment]  # as above
+            layer.tracing = False
 
 
-def read(step: int, layers: Mapping[str, nn.Module]) -> Event:
+def read(step: int, layers: Mapping[str, ACmixLayer]) -> Event:
     """The trace event of a step: alpha and beta as they are now, the rest from the last traced forward pass.
 
     All figures cross from the device in one copy. A figure that is not finite becomes null.
     """
-    columns = [
-        torch.stack([getattr(layer, name).detach().float().reshape(()) for name in FIGURES])
-        for layer in layers.values()
-    ]
-    table = torch.stack(columns).tolist()
+    table = torch.stack([layer.figures() for layer in layers.values()]).tolist()
     finite = [[value if math.isfinite(value) else None for value in row] for row in table]
     return trace(step, {name: dict(zip(FIGURES, row, strict=True)) for name, row in zip(layers, finite, strict=True)})
 

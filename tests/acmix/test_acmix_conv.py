@@ -264,14 +264,17 @@ def test_even_kernels_are_refused(kernel: str):
 def test_the_registry_knows_it_as_acmix_for_convolutions():
     form = entries("mixers")["acmix:conv2d"]
     assert form is ACmixConv2d
-    assert set(schema(form.replacing)["properties"]) == {"heads", "kernel_att", "kernel_conv", "combine", "shift"}
+    options = {"heads", "kernel_att", "kernel_conv", "combine", "shift", "alpha", "beta"}
+    assert set(schema(form.replacing)["properties"]) == options
     assert check_options(form.replacing, {}, where="mixer")["kernel_att"] == 7
     for wrong in (
         {"heads": 0},
         {"kernel_att": 4},
         {"kernel_conv": -1},
         {"kernel_conv": 13},
-        {"combine": "sum"},
+        {"combine": "product"},
+        {"shift": "grouped"},
+        {"alpha": 11.0},
         {"head": 2},
     ):
         with pytest.raises(OptionInvalid):
