@@ -30,8 +30,8 @@ CombineOption = Annotated[
 ShiftOption = Annotated[
     Shift,
     Field(
-        description="how the taps are shifted and summed: full_group learns kernels for every head, grouped_learned one "
-        "for all heads; the other three compute the same fixed shifts"
+        description="how taps are shifted and summed: full_group learns kernels for every head, grouped_learned some "
+        "that all heads share; the other three compute the same fixed shifts"
     ),
 ]
 KernelConv = Annotated[
@@ -134,7 +134,7 @@ class ACmixLayer(nn.Module):
         return self._shifted(features_BFHW, self.fc.weight.flatten(1), self.fc.bias)
 
     def _convolution_of(self, x_BIHW: Tensor, projection_FI: Tensor, bias_F: Tensor) -> Tensor:
-        """The same of a projection that nothing else reads: it folds with `fc` into one 1x1, before the zero padding."""
+        """The same of a projection that nothing else reads: with `fc` it is one 1x1, before the zero padding."""
         mixing_TM = self.fc.weight.flatten(1)
         folded_DTI = torch.einsum("tm,dmi->dti", mixing_TM, torch.unflatten(projection_FI, 0, (self.groups, -1)))
         bias_DT = F.linear(torch.unflatten(bias_F, 0, (self.groups, -1)), mixing_TM, self.fc.bias)

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,38 +17,53 @@ from torch import Tensor, nn
 from acmix import authors
 from acmix.errors import OptionInvalid, ShapeMismatch
 from acmix.mixers import ACmixConv2d, layers_of
+from acmix.mixers._layer import LEARNED, Combine
 from acmix.ops.local_attention import reference_local_attention
-from acmix.ops.shift_conv import reference_shift_conv
+from acmix.ops.shift_conv import REFERENCES, Shift, reference_shift_conv
 from acmix.registry import check_options, entries, schema
 
 GOLDEN = sorted(Path(__file__).with_name("golden").glob("resnet_*.safetensors"))
 
 
 def by_definition(layer: ACmixConv2d, x: Tensor) -> Tensor:
-    """The layer step by step: three projections, positions, padded windows, `fc`, `dep_conv`, the sum."""
-    q, k, v = (
-        projection(x).unflatten(1, (layer.heads, -1)) for projection in (layer.q_proj, layer.k_proj, layer.v_proj)
-    )
+    """The layer step by step: three projections, positions, padded windows, `fc`, the shifts, the sum."""
+    alpha, beta = layer.strengths()
+    return alpha * attention_by_definition(layer, x) + beta * convolution_by_definition(layer, x)
+
+
+def projections(layer: ACmixConv2d, x: Tensor) -> list[Tensor]:
+    """q, k and v, (B, N, D, H, W)."""
+    return [projection(x).unflatten(1, (layer.heads, -1)) for projection in (layer.q_proj, layer.k_proj, layer.v_proj)]
+
+
+def attention_by_definition(layer: ACmixConv2d, x: Tensor) -> Tensor:
+    q, k, v = projections(layer, x)
     height, width = x.shape[-2:]
     grid_x = torch.linspace(-1, 1, width, dtype=x.dtype).expand(height, width)
     grid_y = torch.linspace(-1, 1, height, dtype=x.dtype)[:, None].expand(height, width)
     position = layer.position_proj(torch.stack([grid_x, grid_y]).unsqueeze(0))
-    attention = reference_local_attention(
+    return reference_local_attention(
         q[..., :: layer.stride, :: layer.stride],
         k - position,
         v,
         window=layer.kernel_att,
         stride=layer.stride,
         dilation=layer.dilation,
-    )
+    ).flatten(1, 2)
+
+
+def convolution_by_definition(layer: ACmixConv2d, x: Tensor) -> Tensor:
+    """`fc` on all maps, then the shifts that the layer names; shared kernels stand for all heads."""
+    q, k, v = projections(layer, x)
     features = torch.cat([q, k, v], dim=1).transpose(1, 2).flatten(1, 2)
-    convolution = reference_shift_conv(
-        features, layer.fc.weight, layer.dep_conv.weight, groups=q.shape[2], stride=layer.stride
-    )
-    return layer.alpha * attention.flatten(1, 2) + layer.beta * convolution
+    place = {"groups": q.shape[2], "stride": layer.stride}
+    if layer.shift_form in REFERENCES:
+        return REFERENCES[layer.shift_form](features, layer.fc.weight, **place).repeat_interleave(layer.heads, dim=1)
+    out = reference_shift_conv(features, layer.fc.weight, layer.dep_conv.weight, **place)
+    return out if layer.shift_form == "full_group" else out.repeat_interleave(layer.heads, dim=1)
 
 
-def a_layer(*sizes: int, seed: int = 0, **options: int) -> ACmixConv2d:
+def a_layer(*sizes: int, seed: int = 0, **options: Any) -> ACmixConv2d:
     """A layer in double precision whose every parameter is random."""
     layer = ACmixConv2d(*sizes, **options).double()
     generator = torch.Generator().manual_seed(seed)
@@ -119,6 +135,85 @@ def test_gradients_agree_with_finite_differences():
         return torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), (x,))
 
     torch.autograd.gradcheck(out_of, (x, *parameters.values()))
+
+
+SHIFTS: tuple[Shift, ...] = get_args(Shift)
+COMBINES: tuple[Combine, ...] = get_args(Combine)
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+@pytest.mark.parametrize("combine", COMBINES)
+def test_every_combination_is_its_definition(combine: Combine, shift: Shift):
+    layer = a_layer(4, 6, heads=2, kernel_att=5, stride=2, combine=combine, shift=shift)
+    x = an_image(2, 4, 9, 6).requires_grad_()
+    alpha, beta = layer.strengths()
+    paths = [alpha * attention_by_definition(layer, x)] if layer.has_attention else []
+    paths += [beta * convolution_by_definition(layer, x)] if layer.has_convolution else []
+    expected = sum(paths)
+    wanted = [x, *layer.parameters()]
+    out = layer(x)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
+    weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+    ours = torch.autograd.grad((out * weight).sum(), wanted)
+    witness = torch.autograd.grad((expected * weight).sum(), wanted, materialize_grads=True)
+    torch.testing.assert_close(ours, witness, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kernel_conv", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_all_shifts_agree_at_the_start(kernel_conv: int, stride: int):
+    layers = [ACmixConv2d(4, 6, heads=2, kernel_conv=kernel_conv, stride=stride, shift=shift) for shift in SHIFTS]
+    x = an_image(2, 4, 7, 10)
+    outs = []
+    for layer in layers:
+        layer.double().load_state_dict(layers[0].double().state_dict(), strict=False)
+        outs.append(layer(x))
+    for out in outs[1:]:
+        torch.testing.assert_close(out, outs[0], rtol=0, atol=1e-10)
+
+
+def test_a_path_left_out_has_no_parameters():
+    names = {combine: set(ACmixConv2d(4, 4, combine=combine).state_dict()) for combine in COMBINES}
+    whole = names["alpha_beta"]
+    assert whole - names["complement"] == {"beta"}
+    assert whole - names["sum"] == {"alpha", "beta"}
+    assert names["sum"] - names["attention"] == {"fc.weight", "dep_conv.weight"}
+    assert names["sum"] - names["convolution"] == {"position_proj.weight", "position_proj.bias"}
+    assert names["attention"] < names["sum"]
+
+
+@pytest.mark.parametrize("shift", ["tensor", "depthwise_fixed", "grouped_fixed"])
+def test_fixed_shifts_have_no_parameters(shift: Shift):
+    learned = set(ACmixConv2d(4, 4).state_dict()) - set(ACmixConv2d(4, 4, shift=shift).state_dict())
+    assert learned == {"dep_conv.weight"}
+    assert ACmixConv2d(8, 8, shift="grouped_learned").dep_conv.weight.shape == (2, 9, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("combine", "alpha", "beta"),
+    [("alpha_beta", 0.2, 0.7), ("complement", 0.2, 0.8), ("sum", 1, 1), ("attention", 1, 0), ("convolution", 0, 1)],
+)
+def test_the_trace_tells_alpha_and_beta_of_every_combination(combine: Combine, alpha: float, beta: float):
+    initial = {name: 0.2 if name == "alpha" else 0.7 for name in LEARNED.get(combine, ())}
+    layer = ACmixConv2d(4, 4, combine=combine, **initial)
+    layer.tracing = True
+    layer(torch.randn(2, 4, 16, 16))
+    figures = layer.figures()
+    assert figures.tolist()[:2] == pytest.approx([alpha, beta])
+    assert (figures[2] > 0, figures[3] > 0) == (layer.has_attention, layer.has_convolution)
+
+
+@pytest.mark.parametrize(("combine", "name"), [("sum", "alpha"), ("complement", "beta"), ("attention", "beta")])
+def test_an_initial_value_of_what_is_not_learned_is_refused(combine: Combine, name: str):
+    with pytest.raises(OptionInvalid, match=f"{name}=0.3 has no place with combine='{combine}'; alpha_beta"):
+        ACmixConv2d(4, 4, combine=combine, **{name: 0.3})
+
+
+def test_multiply_adds_are_those_of_the_definition():
+    """A released layer of 64 channels on a 56 x 56 map, counted by hand."""
+    positions = 56 * 56
+    expected = positions * (3 * 64 * 64 + 2 * 16 + 2 * 49 * 64 + 12 * 9 * 16 + 9 * 9 * 64)
+    assert ACmixConv2d(64, 64).macs(torch.Size([2, 64, 56, 56])) == 2 * expected
 
 
 def test_a_new_layer_mixes_half_attention_with_half_shifted_maps():
