@@ -105,6 +105,14 @@ class DatasetEntry(Entry):
     image_px: int | None = None
 
 
+class Preset(CatalogPart):
+    """A ready spec."""
+
+    name: str
+    what: str = Field(description="what it shows")
+    spec: dict[str, Any] = Field(description="the body of POST /v1/jobs")
+
+
 class Device(CatalogPart):
     """One accelerator of a worker."""
 
@@ -123,6 +131,7 @@ class Catalog(CatalogPart):
     optimizers: list[Entry] = []
     schedules: list[Entry] = []
     augments: list[Entry] = []
+    presets: list[Preset] = []
 
     @classmethod
     def union(cls, catalogs: Sequence["Catalog"]) -> "Catalog":

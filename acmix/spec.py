@@ -117,6 +117,8 @@ class Training(Part):
     clip_norm: float | None = Field(None, gt=0, le=1e9)
     ema: Ema | None = None
     augment: FlatChoice = FlatChoice(name="default")
+    mixup: float = Field(0, ge=0, le=10, description="mixes pairs of images by shares of Beta(mixup, mixup); 0: never")
+    cutmix: float = Field(0, ge=0, le=10, description="puts a part of one image into another; 0: never")
     limit_train_batches: Positive | None = Field(None, description="batches an epoch at most")
     loader_workers: Auto | Annotated[int, Field(ge=0, le=64)] = Field(
         "auto", description="processes that load data; auto is 0 where the data set lies in memory, else 2"

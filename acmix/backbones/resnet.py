@@ -7,8 +7,8 @@ the shift kernels; here swaps come after the initialisation.
 
 # Shapes: B batch, C channels, H W map, O classes
 
-from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -47,6 +47,7 @@ class ResNet(nn.Module):
 
     name = "resnet"
     slot_pattern: ClassVar[SlotPattern] = _slot_pattern((3, 4, 6, 3), depths_option="depths")
+    smallest: ClassVar[Mapping[str, Any]] = {"stem": "small", "width": 0.0625, "depths": [1, 1, 1, 1]}
     unswappable = ("conv1",)  # the stem sees pixels; small stems are 3x3 too
 
     def __init__(
@@ -82,6 +83,8 @@ class ResNet(nn.Module):
 
 class _FixedDepths(ResNet):
     """The depths are the name's, not an option."""
+
+    smallest: ClassVar[Mapping[str, Any]] = {"stem": "small", "width": 0.0625}
 
     def __init__(self, num_classes: int, *, stem: Stem = "imagenet", width: Width = 1.0) -> None:
         super().__init__(num_classes, stem=stem, width=width, depths=self.slot_pattern.depths)

@@ -27,10 +27,14 @@ class Classification:
         return len(self.classes)
 
     def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to descend and what a training step shows: 0-d tensors, left on the device."""
-        images, labels_B = batch
+        """The loss to descend and what a training step shows: 0-d tensors, left on the device.
+
+        Labels may be shares of the classes, (B, C), as mixed images have; the largest then counts for the accuracy.
+        """
+        images, labels = batch
         logits_BC = model(images).float()
-        loss = F.cross_entropy(logits_BC, labels_B, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits_BC, labels, label_smoothing=self.label_smoothing)
+        labels_B = labels if labels.ndim == 1 else labels.argmax(dim=1)
         accuracy = (logits_BC.detach().argmax(dim=1) == labels_B).float().mean()
         return loss, {"loss": loss.detach(), "accuracy": accuracy}
 

@@ -19,6 +19,7 @@ from acmix import tether
 from acmix.datasets._contract import Split
 from acmix.errors import AcmixError
 from acmix.training.augment import SEEDS, ImageTransform
+from acmix.training.mixing import Mixing
 
 Batch = tuple[Tensor, Tensor]
 
@@ -34,8 +35,11 @@ def training_batches(
     limit_batches: int | None = None,
     loader_workers: int = 0,
     pin_memory: bool = False,
+    mixing: Mixing | None = None,
 ) -> Iterator[Batch]:
     """The epoch's images, float32 (B, 3, H, W), and labels, int64 (B,), from `start_batch` on.
+
+    With `mixing`, labels are the share of every class, float32 (B, C).
 
     The same whatever `loader_workers` and wherever a run resumed; the random state of the caller is neither used
     nor changed. Loader workers end with the iterator. What a worker raises of our errors is raised here as it was.
@@ -44,7 +48,8 @@ def training_batches(
     order = torch.randperm(len(split), generator=_generator(seed, epoch, "order"))
     order = order[start_batch * batch_size : batches * batch_size]
     image_seeds = torch.randint(SEEDS, (len(split),), generator=_generator(seed, epoch, "augment"))
-    return _load(_Batches(split, transform, order, image_seeds, batch_size), loader_workers, pin_memory=pin_memory)
+    batch_list = _Batches(split, transform, order, image_seeds, batch_size, mixing)
+    return _load(batch_list, loader_workers, pin_memory=pin_memory)
 
 
 def evaluation_batches(
@@ -76,13 +81,20 @@ class _Batches(torch.utils.data.Dataset[Batch | AcmixError]):
     """Batches by number, as the loader wants them; what loader workers run."""
 
     def __init__(
-        self, split: Split, transform: ImageTransform, order: Tensor, image_seeds: Tensor, batch_size: int
+        self,
+        split: Split,
+        transform: ImageTransform,
+        order: Tensor,
+        image_seeds: Tensor,
+        batch_size: int,
+        mixing: Mixing | None = None,
     ) -> None:
         self.split = split
         self.transform = transform
         self.order = order  # indices of the split
         self.image_seeds = image_seeds  # by index of the split
         self.batch_size = batch_size
+        self.mixing = mixing
 
     def __len__(self) -> int:
         return math.ceil(len(self.order) / self.batch_size)
@@ -92,7 +104,9 @@ class _Batches(torch.utils.data.Dataset[Batch | AcmixError]):
         indices = self.order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
         try:
             images, labels = zip(*(self.split[index] for index in indices), strict=True)
-            return self.transform.batch(images, self.image_seeds[indices].tolist()), torch.tensor(labels)
+            seeds = self.image_seeds[indices].tolist()
+            batch = self.transform.batch(images, seeds), torch.tensor(labels)
+            return self.mixing(*batch, seeds[0]) if self.mixing else batch
         except AcmixError as error:
             return error
 

@@ -28,6 +28,7 @@ from acmix.spec import Choice, JobSpec
 from acmix.tasks._contract import Task
 from acmix.training import augment, checkpoint, data, loop, optimizer, schedule
 from acmix.training.loop import Run, Stopped
+from acmix.training.mixing import mixing_of
 from acmix.training.state import State, seed_everything
 
 
@@ -153,6 +154,7 @@ def _prepare(
         limit_batches=training.limit_train_batches,
         loader_workers=_loader_workers(spec, dataset),
         pin_memory=pinned,
+        mixing=mixing_of(training, task.num_outputs),
     )
     return Run(
         spec=spec,

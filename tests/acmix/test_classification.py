@@ -50,6 +50,18 @@ def test_the_evaluated_loss_knows_no_label_smoothing() -> None:
     assert trained[0] != trained[1]
 
 
+def test_labels_may_be_shares_of_classes() -> None:
+    logits, labels = _batches()[0]
+    task = Classification(["a"] * 7, 0.1)
+    loss, shown = task.step(nn.Identity(), (logits, labels))
+    shares_loss, shares_shown = task.step(nn.Identity(), (logits, nn.functional.one_hot(labels, 7).float()))
+    torch.testing.assert_close(shares_loss, loss)
+    assert shares_shown["accuracy"] == shown["accuracy"]
+    mixed = 0.3 * nn.functional.one_hot(labels, 7) + 0.7 * nn.functional.one_hot((labels + 1) % 7, 7)
+    expected = 0.3 * loss + 0.7 * task.step(nn.Identity(), (logits, (labels + 1) % 7))[0]
+    torch.testing.assert_close(task.step(nn.Identity(), (logits, mixed))[0], expected)
+
+
 def test_two_classes_have_a_top5_of_one() -> None:
     assert Classification(["a", "b"], 0).evaluate(nn.Identity(), _batches(classes=2)).metrics["top5_accuracy"] == 1
 

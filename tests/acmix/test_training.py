@@ -34,8 +34,9 @@ def test_the_same_spec_gives_the_same_losses_to_the_last_bit(tmp_path: Path) -> 
         {"precision": "bf16", "clip_norm": 1.0},
         {"precision": "fp16", "accumulate_batches": 2},
         {"optimizer": {"name": "adamw"}, "schedule": {"name": "linear"}, "loader_workers": 2},
+        {"mixup": 0.8, "cutmix": 1.0},
     ],
-    ids=["plain", "ema+augment", "bf16+clip", "fp16+accumulate", "adamw+workers"],
+    ids=["plain", "ema+augment", "bf16+clip", "fp16+accumulate", "adamw+workers", "mixup+cutmix"],
 )
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # the scaler may skip the first step
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")

@@ -19,6 +19,7 @@ from acmix.errors import DatasetCorrupt
 from acmix.spec import FlatChoice
 from acmix.training.augment import ImageTransform, evaluation_transform, training_transform
 from acmix.training.data import batches_an_epoch, evaluation_batches, training_batches
+from acmix.training.mixing import Mixing
 
 PLAIN = ImageTransform((), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -65,6 +66,40 @@ def _equal(some, others) -> bool:
 def test_loader_workers_do_not_change_the_batches(dataset, augment, request):
     data = request.getfixturevalue(dataset)
     assert _equal(_training(data, augment=augment), _training(data, augment=augment, loader_workers=2))
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
+def test_mixed_batches_depend_on_neither_workers_nor_resume_nor_caller(photos, mixup, cutmix):
+    mixing = Mixing(mixup, cutmix, num_classes=2)
+    whole = _training(photos, mixing=mixing)
+    torch.manual_seed(17)
+    assert _equal(whole, _training(photos, mixing=mixing, loader_workers=2))
+    assert _equal(whole[4:], _training(photos, mixing=mixing, start_batch=4))
+    assert not _equal(whole, _training(photos, mixing=mixing, epoch=2))
+
+
+def test_mixed_images_carry_their_share_of_every_class():
+    """Images that are 0 or 1 throughout: the mean of a mixed one is the share of the second class in it."""
+    images = torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0, 0.0]).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    labels = torch.tensor([0, 1, 0, 1, 1, 0])
+    for mixing in (Mixing(0.8, 0.0, 2), Mixing(0.0, 1.0, 2)):
+        shares_seen = set()
+        for seed in range(20):
+            mixed, shares = mixing(images, labels, seed)
+            torch.testing.assert_close(mixed.mean((1, 2, 3)), shares[:, 1], rtol=0, atol=1e-5)
+            torch.testing.assert_close(shares.sum(1), torch.ones(6))
+            shares_seen.update(shares.flatten().tolist())
+        assert len(shares_seen) > 20
+
+
+def test_both_kinds_of_mixing_take_turns():
+    """Mixup leaves values between 0 and 1 in images of 0 and 1; CutMix leaves none."""
+    images = torch.tensor([0.0, 1.0]).view(-1, 1, 1, 1).expand(-1, 3, 16, 16)
+    between = [
+        bool(((mixed > 0) & (mixed < 1)).any())
+        for mixed, _ in (Mixing(1.0, 1.0, 2)(images, torch.tensor([0, 1]), seed) for seed in range(40))
+    ]
+    assert 8 < sum(between) < 32
 
 
 @pytest.mark.parametrize("loader_workers", [0, 2])

@@ -1,0 +1,81 @@
+"""What every backbone, mixer, combination and shift of the registry must do: train, be cut off, resume, be judged.
+
+A backbone names the options of its smallest model in `smallest`; a family also the variants to try in `examples`.
+"""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from acmix import registry, spec
+from acmix.mixers._layer import Combine
+from acmix.ops.shift_conv import Shift
+from acmix.training.run import run
+from tests.acmix.small import of_type, points
+
+COMBINES: tuple[Combine, ...] = get_args(Combine)
+SHIFTS: tuple[Shift, ...] = get_args(Shift)
+EACH_ONCE = [*((combine, "full_group") for combine in COMBINES), *(("alpha_beta", shift) for shift in SHIFTS[:-1])]
+THE_REST = [pair for pair in ((combine, shift) for combine in COMBINES for shift in SHIFTS) if pair not in EACH_ONCE]
+
+
+def backbones() -> list[Any]:
+    """Every name that a spec can hold, with options that make the model small; of a family a few."""
+    found = []
+    for name, backbone in registry.entries("backbones").items():
+        for whole in [f"{name}/{variant}" for variant in getattr(backbone, "examples", ())] or [name]:
+            found.append(pytest.param({"name": whole, "options": dict(backbone.smallest)}, id=whole))
+    return found
+
+
+@pytest.mark.parametrize(("combine", "shift"), EACH_ONCE)
+@pytest.mark.parametrize("backbone", backbones())
+def test_it_trains_resumes_and_is_judged(tmp_path: Path, backbone: dict[str, Any], combine: str, shift: str):
+    _train_and_resume(tmp_path, backbone, {"combine": combine, "shift": shift})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("combine", "shift"), THE_REST)
+@pytest.mark.parametrize("backbone", backbones())
+def test_every_other_pair_does_too(tmp_path: Path, backbone: dict[str, Any], combine: str, shift: str):
+    _train_and_resume(tmp_path, backbone, {"combine": combine, "shift": shift})
+
+
+@pytest.mark.parametrize("backbone", backbones())
+def test_the_plain_backbone_trains(tmp_path: Path, backbone: dict[str, Any]):
+    _train_and_resume(tmp_path, backbone, None)
+
+
+def _train_and_resume(folder: Path, backbone: dict[str, Any], mixer: dict[str, Any] | None) -> None:
+    """Two steps, cut off after the first one's checkpoint: the second attempt goes on from there to the end."""
+    job = spec.parse(
+        {
+            "backbone": backbone,
+            "swaps": [] if mixer is None else [{"layers": "*", "mixer": {"name": "acmix", "options": mixer}}],
+            "dataset": {"name": "digits"},
+            "training": {
+                "epochs": 2,
+                "batch_size": 60,
+                "limit_train_batches": 1,
+                "optimizer": {"name": "adamw", "lr": 1e-3},
+            },
+        }
+    )
+    first = run(job, folder)
+    before = []
+    for event in first:
+        before.append(event)
+        if event.type == "checkpoint":
+            break
+    first.close()
+    after = list(run(job, folder))
+    assert after[0].data["resumed_from"]["step"] == 1
+    assert {step for name, step in points(before) if name == "train/loss"} == {1}
+    assert {step for name, step in points(after) if name == "train/loss"} == {2}
+    final = of_type(after, "evaluation")[-1].data
+    assert (final["split"], final["samples"]) == ("test", 360)
+    traces = of_type(after, "trace")
+    assert bool(traces) is (mixer is not None)
+    for layer in traces:
+        assert all(value is not None for value in layer.data["alpha"] + layer.data["convolution_rms"])
