@@ -1,4 +1,4 @@
-"""The library by hand: `python -m acmix run spec.json --folder DIR`, `python -m acmix catalog`."""
+"""The library by hand: `python -m acmix run spec.json --folder DIR`, `python -m acmix plan spec.json` or `catalog`."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from acmix import spec, tether
-from acmix.errors import AcmixError, Reason
+from acmix.errors import AcmixError, Problem, Reason
 from acmix.events import Event, status
 
 log = logging.getLogger("acmix")
@@ -25,6 +25,8 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if arguments.command == "catalog":
         return _catalog(events_out)
+    if arguments.command == "plan":
+        return _serve_plans(events_out) if arguments.serve else _plan(arguments, events_out)
     return _run(arguments, events_out)
 
 
@@ -35,10 +37,18 @@ def _arguments() -> argparse.Namespace:
     run.add_argument("spec", type=Path, help="a JSON file: the body of POST /v1/jobs")
     run.add_argument("--folder", type=Path, required=True, help="where checkpoints go; run again, it resumes from them")
     run.add_argument("--data-root", type=Path, default=Path("datasets"), help="where data sets with files lie")
+    plan = commands.add_parser("plan", help="what a spec's model takes, by layer, as one line of JSON on stdout")
+    plan.add_argument("spec", type=Path, nargs="?", help="a JSON file: the body of POST /v1/jobs")
+    plan.add_argument("--num-classes", type=int, help="in place of what the data set gives")
+    plan.add_argument("--image-px", type=int, help="in place of what the data set gives")
+    plan.add_argument("--serve", action="store_true", help="answer requests on stdin, one JSON object a line")
     catalog = commands.add_parser("catalog", help="what specs can name here, as one line of JSON on stdout")
-    for command in (run, catalog):
+    for command in (run, plan, catalog):
         command.add_argument("--tether", type=int, metavar="PID", help="end when the parent, this process, ends")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.command == "plan" and (arguments.spec is None) != arguments.serve:
+        plan.error("name a spec, or --serve")
+    return arguments
 
 
 def _keep_stdout_for_events() -> TextIO:
@@ -58,6 +68,32 @@ def _catalog(out: TextIO) -> int:
         "versions": versions(),
     }
     out.write(json.dumps(card) + "\n")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace, out: TextIO) -> int:
+    """Exit status 1 where there can be no plan, as the problems say."""
+    try:
+        request = {
+            "spec": json.loads(arguments.spec.read_text()),
+            "assume": {"num_classes": arguments.num_classes, "image_px": arguments.image_px},
+        }
+    except (OSError, ValueError) as error:
+        message = f"{arguments.spec} cannot be read as JSON: {error}"
+        out.write(json.dumps({"problems": [Problem("", "malformed", message).as_json()]}) + "\n")
+        return 1
+    from acmix.planning.requests import answer
+
+    answered = answer(request)
+    out.write(json.dumps({key: value for key, value in answered.items() if key != "resolved_spec"}) + "\n")
+    return 0 if "plan" in answered else 1
+
+
+def _serve_plans(out: TextIO) -> int:
+    from acmix.planning.requests import serve
+
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]  # a file, as any process's is
+    serve(sys.stdin, lambda line: out.write(line + "\n"))
     return 0
 
 

@@ -69,11 +69,14 @@ def scaled(channels: int, width: float) -> int:
 
 
 class BackboneEntry(Entry):
-    slots: list[Slot] = Field(description="with the default options")
-    slot_pattern: SlotPattern | None = Field(None, description="how options move the slots")
+    """One model, or a family of them: `timm` with its variants stands for `timm/resnet18` and all the others."""
 
-    def slots_under(self, options: Mapping[str, Any]) -> list[Slot]:
-        """The slots of this backbone built with `options`, in depth order."""
+    slots: list[Slot] | None = Field(description="with the default options; null where only the model itself tells")
+    slot_pattern: SlotPattern | None = Field(None, description="how options move the slots")
+    variants: list[str] = Field([], description="of a family: what may follow its name and a slash")
+
+    def slots_under(self, options: Mapping[str, Any]) -> list[Slot] | None:
+        """The slots of this backbone built with `options`, in depth order; None where only the model itself tells."""
         return self.slot_pattern.slots(options) if self.slot_pattern else self.slots
 
 

@@ -7,6 +7,7 @@ import torch
 
 from acmix import registry
 from acmix.catalog import BackboneEntry, Catalog, DatasetEntry, Device, Entry, MixerEntry, MixerForm, TaskEntry
+from acmix.presets import presets
 from acmix.swap import find
 from acmix.training import augment, optimizer, schedule
 
@@ -23,6 +24,7 @@ def catalog() -> Catalog:
         optimizers=_functions(optimizer.OPTIMIZERS),
         schedules=_functions(schedule.SCHEDULES),
         augments=_functions(augment.AUGMENTS),
+        presets=[each for each in presets() if each.spec["backbone"]["name"] in registry.entries("backbones")],
     )
 
 

@@ -131,13 +131,13 @@ def _swap_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
 
 
 def _slots(spec: JobSpec, catalog: Catalog) -> tuple[list[Slot], list[Problem]]:
-    """The slots of the backbone as the spec has it; none where its options are at fault."""
+    """The slots of the backbone as the spec has it; none where its options are at fault or only the model tells."""
     backbone = _entry(catalog.backbones, spec.backbone.name)
     if backbone is None or option_problems(backbone.options, spec.backbone.options, ()):
         return [], []
     options = _set(with_defaults(backbone.options, spec.backbone.options))
     faults = _depth_problems(backbone, options)
-    return ([], faults) if faults else (backbone.slots_under(options), [])
+    return ([], faults) if faults else (backbone.slots_under(options) or [], [])
 
 
 def _set(options: Mapping[str, Any]) -> dict[str, Any]:
