@@ -4,9 +4,10 @@ Nothing is gathered for all tiles at once. Kept for the backward pass are querie
 logarithms of the softmax's sums; halos are cut again there. torch's own fused attention computes each tile.
 """
 
-# Shapes: B batch, N heads, D channels a head, H W map, Y X map of queries, P = Y*X, Q queries of a tile, K its keys
+# Shapes: B batch, N heads, D channels a head, H W map, Y X map of queries, P = Y*X, Q queries of a tile, K its keys,
+#         M = 3*N maps of D channels, packed: channel i of all q heads, all k heads, all v heads; then channel i+1
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -31,8 +32,18 @@ def supported(q_BNDYX: Tensor) -> bool:
 
 def cpu_form(q_BNDYX: Tensor, k_BNDHW: Tensor, v_BNDHW: Tensor, *, window: int, stride: int, dilation: int) -> Tensor:
     """Attended values, (B, N, D, Y, X), with the channels innermost in memory."""
-    q_BYXND, k_BHWND, v_BHWND = (each.permute(0, 3, 4, 1, 2).contiguous() for each in (q_BNDYX, k_BNDHW, v_BNDHW))
-    out_BYXND, _ = _attend(q_BYXND, k_BHWND, v_BHWND, window, stride, dilation)
+    maps = (each.permute(0, 3, 4, 1, 2).contiguous() for each in (q_BNDYX, k_BNDHW, v_BNDHW))
+    out_BYXND, _ = _attend(*maps, window, stride, dilation)
+    return out_BYXND.permute(0, 3, 4, 1, 2)
+
+
+def packed_cpu_form(
+    features_BFHW: Tensor, position_DHW: Tensor, *, heads: int, window: int, stride: int, dilation: int
+) -> Tensor:
+    """The same of packed maps, (B, N, D, Y, X): they are kept as they are, and unpacked again in the backward pass."""
+    packed_BHWDM = features_BFHW.movedim(1, -1).unflatten(-1, (-1, 3 * heads)).contiguous()
+    position_HWD = position_DHW.movedim(0, -1).to(packed_BHWDM.dtype)
+    out_BYXND, _ = _attend_packed(packed_BHWDM, position_HWD, window, stride, dilation)
     return out_BYXND.permute(0, 3, 4, 1, 2)
 
 
@@ -41,6 +52,63 @@ def _attend(
     q_BYXND: Tensor, k_BHWND: Tensor, v_BHWND: Tensor, window: int, stride: int, dilation: int
 ) -> tuple[Tensor, Tensor]:
     """Attended values as q, and the logarithm of each softmax's sum, tile after tile, (B, N, P)."""
+    return _tile_after_tile(q_BYXND, k_BHWND, v_BHWND, window, stride, dilation)
+
+
+@torch.library.custom_op("acmix::attend_tiles_backward", mutates_args=())
+def _attend_backward(
+    grad_BYXND: Tensor,
+    q_BYXND: Tensor,
+    k_BHWND: Tensor,
+    v_BHWND: Tensor,
+    out_BYXND: Tensor,
+    sums_BNP: Tensor,
+    window: int,
+    stride: int,
+    dilation: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    maps = (q_BYXND, k_BHWND, v_BHWND)
+    return _tile_after_tile_backward(grad_BYXND, *maps, out_BYXND, sums_BNP, window, stride, dilation)
+
+
+@torch.library.custom_op("acmix::attend_packed", mutates_args=())
+def _attend_packed(
+    packed_BHWDM: Tensor, position_HWD: Tensor, window: int, stride: int, dilation: int
+) -> tuple[Tensor, Tensor]:
+    return _tile_after_tile(*_unpacked(packed_BHWDM, position_HWD, stride), window, stride, dilation)
+
+
+@torch.library.custom_op("acmix::attend_packed_backward", mutates_args=())
+def _attend_packed_backward(
+    grad_BYXND: Tensor,
+    packed_BHWDM: Tensor,
+    position_HWD: Tensor,
+    out_BYXND: Tensor,
+    sums_BNP: Tensor,
+    window: int,
+    stride: int,
+    dilation: int,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the packed maps and of the position."""
+    maps = _unpacked(packed_BHWDM, position_HWD, stride)
+    grads = _tile_after_tile_backward(grad_BYXND, *maps, out_BYXND, sums_BNP, window, stride, dilation)
+    grad_BHWD3N = (torch.empty_like if stride == 1 else torch.zeros_like)(packed_BHWDM).unflatten(-1, (3, -1))
+    grad_BHWD3N[:, ::stride, ::stride, :, 0] = grads[0].mT
+    grad_BHWD3N[..., 1, :], grad_BHWD3N[..., 2, :] = grads[1].mT, grads[2].mT
+    return grad_BHWD3N.flatten(-2), grads[1].sum((0, 3)).neg_()
+
+
+def _unpacked(packed_BHWDM: Tensor, position_HWD: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys less their position, and values, each with D innermost."""
+    q_BHWDN, k_BHWDN, v_BHWDN = packed_BHWDM.unflatten(-1, (3, -1)).unbind(-2)
+    k_BHWND = k_BHWDN.mT.contiguous().sub_(position_HWD[:, :, None])
+    return q_BHWDN[:, ::stride, ::stride].mT.contiguous(), k_BHWND, v_BHWDN.mT.contiguous()
+
+
+def _tile_after_tile(
+    q_BYXND: Tensor, k_BHWND: Tensor, v_BHWND: Tensor, window: int, stride: int, dilation: int
+) -> tuple[Tensor, Tensor]:
     out_BYXND = torch.empty_like(q_BYXND)
     sums = []
     for tile in _tiles(*k_BHWND.shape[1:3], window, stride, dilation, q_BYXND.dtype):
@@ -55,8 +123,7 @@ def _attend(
     return out_BYXND, torch.cat(sums, dim=2)
 
 
-@torch.library.custom_op("acmix::attend_tiles_backward", mutates_args=())
-def _attend_backward(
+def _tile_after_tile_backward(
     grad_BYXND: Tensor,
     q_BYXND: Tensor,
     k_BHWND: Tensor,
@@ -91,9 +158,7 @@ def _attend_backward(
 
 @_attend.register_fake
 def _(q_BYXND: Tensor, k_BHWND: Tensor, v_BHWND: Tensor, window: int, stride: int, dilation: int) -> Any:
-    batch, height, width, heads, _ = q_BYXND.shape
-    exact = torch.promote_types(q_BYXND.dtype, torch.float32)
-    return torch.empty_like(q_BYXND), q_BYXND.new_empty(batch, heads, height * width, dtype=exact)
+    return torch.empty_like(q_BYXND), _no_sums(q_BYXND)
 
 
 @_attend_backward.register_fake
@@ -101,20 +166,45 @@ def _(grad_BYXND: Tensor, q_BYXND: Tensor, k_BHWND: Tensor, v_BHWND: Tensor, *_:
     return torch.empty_like(q_BYXND), torch.empty_like(k_BHWND), torch.empty_like(v_BHWND)
 
 
+@_attend_packed.register_fake
+def _(packed_BHWDM: Tensor, position_HWD: Tensor, window: int, stride: int, dilation: int) -> Any:
+    batch, height, width, head_channels, maps = packed_BHWDM.shape
+    queries = (-(-side // stride) for side in (height, width))
+    out_BYXND = packed_BHWDM.new_empty(batch, *queries, maps // 3, head_channels)
+    return out_BYXND, _no_sums(out_BYXND)
+
+
+@_attend_packed_backward.register_fake
+def _(grad_BYXND: Tensor, packed_BHWDM: Tensor, position_HWD: Tensor, *_: Any) -> Any:
+    return torch.empty_like(packed_BHWDM), torch.empty_like(position_HWD)
+
+
+def _no_sums(q_BYXND: Tensor) -> Tensor:
+    batch, height, width, heads, _ = q_BYXND.shape
+    exact = torch.promote_types(q_BYXND.dtype, torch.float32)
+    return q_BYXND.new_empty(batch, heads, height * width, dtype=exact)
+
+
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.window, ctx.stride, ctx.dilation = inputs
+    *tensors, window, stride, dilation = inputs
+    ctx.geometry = (window, stride, dilation)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output)
 
 
-def _backward(ctx: Any, grad_BYXND: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad_BYXND is None:
-        return (None,) * 6
-    geometry = (ctx.window, ctx.stride, ctx.dilation)
-    return *_attend_backward(grad_BYXND.contiguous(), *ctx.saved_tensors, *geometry), None, None, None
+def _differentiated(backward: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
+    """A backward operation in autograd's form; the sums have no gradient."""
+
+    def run(ctx: Any, grad_BYXND: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad_BYXND is None:
+            return (None,) * len(ctx.needs_input_grad)
+        return *backward(grad_BYXND.contiguous(), *ctx.saved_tensors, *ctx.geometry), None, None, None
+
+    return run
 
 
-_attend.register_autograd(_backward, setup_context=_keep)
+_attend.register_autograd(_differentiated(_attend_backward), setup_context=_keep)
+_attend_packed.register_autograd(_differentiated(_attend_packed_backward), setup_context=_keep)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ Deviation from the authors' code: nothing is padded or unfolded. Reflection only
 the padded window equals one over the real keys in reach, each with log(how often it is repeated) added to its logit.
 """
 
-# Shapes: B batch, N heads, D channels a head, H W map, Y X map of queries, J window positions
+# Shapes: B batch, N heads, D channels a head, F = D*3N packed channels, H W map, Y X map of queries,
+#         J window positions
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -18,13 +19,12 @@ from torch import Tensor
 
 from acmix.errors import OptionInvalid
 from acmix.ops import _cpu_form
-from acmix.ops._cpu_form import cpu_form
+from acmix.ops._cpu_form import cpu_form, packed_cpu_form
 from acmix.ops._tile_form import tile_form
 
 Form = Literal["auto", "cpu", "tile", "reference"]
 
 _form: Form = "auto"
-FEW_LANES = 4  # images times heads; so few would leave a form idle that takes one tile after the other
 
 
 def local_attention(
@@ -36,8 +36,23 @@ def local_attention(
     apart; those outside are reflected into the map, again and again where the map is smaller than the window.
     The form that suits the device computes it, unless `using` names another.
     """
-    form = _form if _form != "auto" else _suited(q_BNDYX)
-    return _FORMS[form](q_BNDYX, k_BNDHW, v_BNDHW, window=window, stride=stride, dilation=dilation)
+    return _FORMS[_chosen(q_BNDYX)](q_BNDYX, k_BNDHW, v_BNDHW, window=window, stride=stride, dilation=dilation)
+
+
+def packed_attention(
+    features_BFHW: Tensor, position_DHW: Tensor, *, heads: int, window: int, stride: int = 1, dilation: int = 1
+) -> Tensor:
+    """The same of packed maps, (B, N, D, Y, X), the position of each key subtracted from it.
+
+    Channel i*3N+m of F is channel i of map m: all q heads, then all k heads, then all v heads.
+    """
+    geometry = {"window": window, "stride": stride, "dilation": dilation}
+    if _chosen(features_BFHW) == "cpu":
+        return packed_cpu_form(features_BFHW, position_DHW, heads=heads, **geometry)
+    maps_BD3NHW = torch.unflatten(features_BFHW, 1, (-1, 3, heads))
+    q_BNDHW, k_BNDHW, v_BNDHW = maps_BD3NHW.permute(2, 0, 3, 1, 4, 5).unbind()
+    q_BNDYX, k_BNDHW = q_BNDHW[..., ::stride, ::stride], k_BNDHW - position_DHW.to(k_BNDHW.dtype)
+    return local_attention(q_BNDYX, k_BNDHW, v_BNDHW, **geometry)
 
 
 @contextmanager
@@ -57,11 +72,12 @@ def using(form: Form) -> Iterator[None]:
         _form = before
 
 
-def _suited(q_BNDYX: Tensor) -> Form:
-    if torch.compiler.is_exporting():  # an exported program holds torch's operations alone
+def _chosen(maps: Tensor) -> Form:
+    if _form != "auto":
+        return _form
+    if torch.compiler.is_exporting():  # an exported program holds torch's own operations alone
         return "tile"
-    few = q_BNDYX.shape[0] * q_BNDYX.shape[1] <= FEW_LANES
-    return "cpu" if _cpu_form.supported(q_BNDYX) and not few else "tile"
+    return "cpu" if _cpu_form.supported(maps) else "tile"
 
 
 def reference_local_attention(
