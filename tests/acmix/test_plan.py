@@ -19,6 +19,7 @@ from acmix.errors import SpecInvalid
 from acmix.mixers import layers_of
 from acmix.model import build
 from acmix.plan import plan
+from acmix.planning.library import fingerprint
 from acmix.planning.sizes import StepSize, measure
 from acmix.spec import JobSpec
 from acmix.tasks.classification import Classification
@@ -331,27 +332,27 @@ def test_a_backbone_that_never_runs_is_its_own_problem():
 
 @pytest.fixture(scope="module")
 def request_line() -> str:
-    return json.dumps({"spec": job_of().dump(), "assume": {"num_classes": 3, "image_px": 16}})
+    return json.dumps({**job_of().dump(), "assume": {"num_classes": 3, "image_px": 16}})
 
 
 def test_a_server_of_plans_answers_every_line_and_outlives_all_of_them(request_line: str):
     lines = [
         "rubbish",
         "[]",
-        '{"spec": {}}',
-        json.dumps({"spec": job_of().dump(), "assume": {"num_classes": 0, "image_px": True, "batch": 1}}),
-        json.dumps({"spec": {**job_of().dump(), "dataset": {"name": "image_folder", "options": {"folder": "mine"}}}}),
+        "{}",
+        json.dumps({**job_of().dump(), "assume": {"num_classes": 0, "image_px": True, "batch": 1}}),
+        json.dumps({**job_of().dump(), "dataset": {"name": "image_folder", "options": {"folder": "mine"}}}),
         "[" * 100_000,
         request_line,
-        json.dumps({"spec": {"backbone": TINY, "dataset": {"name": "digits"}}}),
+        json.dumps({"backbone": TINY, "dataset": {"name": "digits"}}),
     ]
     command = [sys.executable, "-m", "acmix", "plan", "--serve"]
     done = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=True)
     ready, *answers = (json.loads(line) for line in done.stdout.splitlines())
-    assert ready == {"ready": True}
+    assert ready == {"ready": True, "library": fingerprint()}
     assert len(answers) == len(lines)
     pointers = [[problem["pointer"] for problem in each.get("problems", [])] for each in answers]
-    assert pointers[:3] == [[""], [""], ["/backbone", "/dataset"]]
+    assert pointers[:3] == [[""], [""], ["/backbone"]]
     assert pointers[3] == ["/assume/num_classes", "/assume/image_px", "/assume/batch"]
     assert pointers[4] == ["/dataset/name"]
     assert "assume.num_classes" in answers[4]["problems"][0]["message"]
