@@ -2,11 +2,11 @@
 
 import asyncio
 import time
+from importlib.metadata import version
 from typing import Any
 
 from fastapi.concurrency import run_in_threadpool
 
-import acmix
 from acmix import plan_request
 from acmix.catalog import Catalog
 from acmix.errors import Problem, SpecInvalid
@@ -16,6 +16,7 @@ from service.errors import not_ready
 from service.store import rows
 from service.store.backend import Backend
 
+VERSION = version("acmix-service")  # plans of another one are not taken for this one's
 WAIT_SECONDS = 10.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.02, 0.25
 ASSUMED_CLASSES = 1000  # of a job whose classes only its files tell: no swap depends on them
@@ -50,7 +51,7 @@ async def check(store: Backend, job: JobSpec, catalog: Catalog) -> None:
 
 async def _answered(store: Backend, essence: dict[str, Any]) -> rows.Plan:
     """The row of the request once it is answered. No thread is held meanwhile."""
-    found = await run_in_threadpool(store.plans.ask, essence, version=acmix.__version__)
+    found = await run_in_threadpool(store.plans.ask, essence, version=VERSION)
     if found.answered_at is None:
         await run_in_threadpool(store.queue.nudge_plans)
     give_up_at, pause_seconds = time.monotonic() + WAIT_SECONDS, FIRST_PAUSE_SECONDS
@@ -59,5 +60,6 @@ async def _answered(store: Backend, essence: dict[str, Any]) -> rows.Plan:
             raise not_ready("no housekeeper has made the plan yet; if one is running, try again soon")
         await asyncio.sleep(pause_seconds)
         pause_seconds = min(1.5 * pause_seconds, LONGEST_PAUSE_SECONDS)
-        found = await run_in_threadpool(store.plans.find, found.id) or found
+        looked_up: rows.Plan | None = await run_in_threadpool(store.plans.find, found.id)
+        found = looked_up or found
     return found

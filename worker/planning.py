@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
@@ -97,7 +98,7 @@ class Planner:
         else:
             self.plans.answer(plan, answer, library=child.library)
 
-    def _awaited(self, child: PlannerChild, plan: Plan) -> dict[str, object]:
+    def _awaited(self, child: PlannerChild, plan: Plan) -> dict[str, Any]:
         """The child's answer; the claim is renewed meanwhile."""
         give_up_at = time.monotonic() + PLAN_SECONDS
         while (answer := child.answer(RENEW_SECONDS)) is None:
