@@ -21,7 +21,6 @@ from tests.service.work import until
 from tests.worker.runs import is_gone
 from worker import planning
 from worker.housekeeping import Housekeeper
-from worker.planner_child import PlannerChild, PlannerGone
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 REQUEST: dict[str, Any] = {
@@ -297,13 +296,3 @@ def test_rows_that_are_old_go(backend: Backend) -> None:
         housekeeper._expire_from = 0.0
         housekeeper.look()
         assert backend.plans.find(row.id) is None
-
-
-@pytest.mark.usefixtures("server")
-def test_a_child_that_was_closed_gives_no_answer() -> None:
-    child = PlannerChild()
-    child.close()
-    with pytest.raises(PlannerGone):
-        while True:
-            child.ask({"do": "x"})
-            assert child.answer(10) is not None
