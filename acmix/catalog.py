@@ -7,6 +7,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
+NO_SLOTS = "the backbone has no layer that ACmix can stand in for; without swaps it trains as it is"
+
+
 class CatalogPart(BaseModel):
     """Stored and read back by other versions: unknown fields are ignored."""
 
@@ -75,6 +78,11 @@ class BackboneEntry(Entry):
     slot_pattern: SlotPattern | None = Field(None, description="how options move the slots")
     variants: list[str] = Field([], description="of a family: what may follow its name and a slash")
 
+    def stands_for(self, name: str) -> bool:
+        """Whether a spec can name it so: a family only with one of its variants."""
+        own_name, _, variant = name.partition("/")
+        return own_name == self.name and variant in self.variants if self.variants else name == self.name
+
     def slots_under(self, options: Mapping[str, Any]) -> list[Slot] | None:
         """The slots of this backbone built with `options`, in depth order; None where only the model itself tells."""
         return self.slot_pattern.slots(options) if self.slot_pattern else self.slots
@@ -136,6 +144,10 @@ class Catalog(CatalogPart):
     augments: list[Entry] = []
     presets: list[Preset] = []
 
+    def backbone(self, name: str) -> BackboneEntry | None:
+        """The entry of that name, or of the family that has that variant."""
+        return next((entry for entry in self.backbones if entry.stands_for(name)), None)
+
     @classmethod
     def union(cls, catalogs: Sequence["Catalog"]) -> "Catalog":
         """One menu of several; where two define a name, the first wins."""
@@ -158,9 +170,11 @@ def claim(swaps: Sequence[Sequence[str]], slots: Sequence[str]) -> tuple[dict[st
         The index of the claiming swap by slot name, in depth order, and the faults: (swap index, sentence)
         for every glob that matches nothing and every slot claimed a second time.
     """
+    if not slots:
+        return {}, [(index, NO_SLOTS) for index in range(len(swaps))]
     claims: dict[str, int] = {}
     faults: list[tuple[int, str]] = []
-    listed = ", ".join(slots) or "none"
+    listed = ", ".join(slots)
     for index, globs in enumerate(swaps):
         for glob in globs:
             if not any(fnmatchcase(slot, glob) for slot in slots):
