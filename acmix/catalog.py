@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-
 NO_SLOTS = "the backbone has no layer that ACmix can stand in for; without swaps it trains as it is"
 
 
@@ -150,12 +149,15 @@ class Catalog(CatalogPart):
 
     @classmethod
     def union(cls, catalogs: Sequence["Catalog"]) -> "Catalog":
-        """One menu of several; where two define a name, the first wins."""
+        """One menu of several; where two define a name, the first wins, but a family has the variants of both."""
         merged: dict[str, dict[str, Any]] = {section: {} for section in cls.model_fields}
         for catalog in catalogs:
             for section, entries in merged.items():
                 for entry in getattr(catalog, section):
-                    entries.setdefault(entry.name, entry)
+                    first = entries.setdefault(entry.name, entry)
+                    if isinstance(entry, BackboneEntry) and entry.variants != first.variants:
+                        variants = [*dict.fromkeys((*first.variants, *entry.variants))]
+                        entries[entry.name] = first.model_copy(update={"variants": variants})
         return cls(**{section: list(entries.values()) for section, entries in merged.items()})
 
 

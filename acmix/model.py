@@ -21,7 +21,8 @@ def build(
     """The model that a spec's `backbone` and `swaps` describe, its random weights drawn from torch's global generator.
 
     Args:
-        backbone: a name, `timm/resnet18` for one of a family, or what a spec has: {"name": "resnet26", "options": {"width": 0.25}}.
+        backbone: a name, timm/resnet18 for one of a family, or what a spec has: {"name": "resnet26", "options":
+            {"width": 0.25}}.
         swaps: what a spec has: [{"layers": "layer4.*", "mixer": {"name": "acmix", "options": {"heads": 8}}}].
         num_classes: outputs of the classifier.
         image_px: side of the square images; only some backbones depend on it.

@@ -13,7 +13,7 @@ from torch import nn
 from acmix.errors import OptionInvalid, ShapeMismatch
 
 _PIXEL_CHANNELS = 3
-_REFUSED = re.compile(r"unexpected keyword argument '(\w+)'")
+_REFUSED = re.compile(r"(?:unexpected|multiple values for) keyword argument '(\w+)'")
 
 Rate = Annotated[float | None, Field(ge=0, lt=1)]
 Heads = Annotated[int, Field(ge=1, le=256)]
@@ -63,6 +63,8 @@ class Timm:
         depths: Annotated[PerStage | None, Field(description="blocks of each stage")] = None,
         num_heads: Annotated[Heads | PerStage | None, Field(description="heads, or those of each stage")] = None,
     ) -> nn.Module:
+        from acmix.backbones._timm_windows import offer_windows
+
         asked = {
             "drop_rate": drop_rate,
             "drop_path": drop_path,
@@ -76,6 +78,7 @@ class Timm:
             variant, num_classes, image_px, {name: value for name, value in asked.items() if value is not None}
         )
         model.unswappable = tuple(_seeing_pixels(model))  # type: ignore[assignment]  # read by acmix.swap
+        offer_windows(model)
         return model
 
 
