@@ -46,13 +46,15 @@ class SlotPattern(CatalogPart):
     channels: list[int]
     strides: list[int]
     first_stage: int = 1
+    channels_option: str | None = None  # names the option that replaces channels[0]; the others keep their proportion
+    stages_vary: bool = False  # the depths option may hold fewer numbers than there are channels
     depths_option: str | None = None
     width_option: str | None = None
 
     def slots(self, options: Mapping[str, Any]) -> list[Slot]:
         """The slots under these options, in depth order."""
         depths = options.get(self.depths_option or "", self.depths)
-        width = options.get(self.width_option or "", 1.0)
+        width = self._width(options)
         return [
             Slot(
                 name=self.name.format(stage=stage + self.first_stage, block=block),
@@ -63,6 +65,12 @@ class SlotPattern(CatalogPart):
             for stage, depth in enumerate(depths)
             for block in range(depth)
         ]
+
+    def _width(self, options: Mapping[str, Any]) -> float:
+        """What the options multiply the channels by."""
+        first: int = options.get(self.channels_option or "", self.channels[0])
+        factor: float = options.get(self.width_option or "", 1.0)
+        return factor * first / self.channels[0]
 
 
 def scaled(channels: int, width: float) -> int:

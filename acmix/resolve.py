@@ -167,8 +167,9 @@ def _depth_problems(backbone: BackboneEntry, options: Mapping[str, Any]) -> list
         return []
     depths, stages = options[pattern.depths_option], len(pattern.channels)
     at = pointer(("backbone", "options", pattern.depths_option))
-    if len(depths) != stages:
-        return [Problem(at, "out_of_bounds", f"{pattern.depths_option} must hold {stages} numbers", limit=stages)]
+    if len(depths) > stages or (len(depths) < stages and not pattern.stages_vary):
+        how_many = f"at most {stages}" if pattern.stages_vary else str(stages)
+        return [Problem(at, "out_of_bounds", f"{pattern.depths_option} must hold {how_many} numbers", limit=stages)]
     if sum(depths) > MAX_SLOTS:
         message = f"{pattern.depths_option} must sum to at most {MAX_SLOTS} blocks"
         return [Problem(at, "out_of_bounds", message, limit=MAX_SLOTS)]
