@@ -13,25 +13,27 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import RelPosBias
+from timm.layers.pos_embed_rel import RelPosBias
 from timm.models import davit, gcvit, maxxvit, swin_transformer, twins
 from torch import Tensor, nn
 
 from acmix.backbones.swin import WindowAttention
-from acmix.mixers._layer import ACmixLayer
+from acmix.mixers.window import ACmixWindow
 
 
 def offer_windows(model: nn.Module) -> None:
     """Make slots of the window attentions of a model, in place."""
     for block in list(model.modules()):
-        ours = _OURS.get(type(block))
-        if ours is None:
-            continue
-        block.__class__ = ours
-        side, shift = ours.geometry(block)
-        if side is not None and _stands_in(block.attn):
-            block.attn.__class__ = _ATTENTIONS[type(block.attn)]
-            block.attn.window, block.attn.shift = side, shift
+        if type(block) in _BLOCKS:
+            _offer(block)
+
+
+def _offer(block: Any) -> None:
+    block.__class__ = _BLOCKS[type(block)]
+    window, shift = block.geometry()
+    if window is not None and _stands_in(block.attn):
+        block.attn.__class__ = _ATTENTIONS[type(block.attn)]
+        block.attn.window, block.attn.shift = window, shift
 
 
 class _Offered:
@@ -92,72 +94,84 @@ class _MaxvitAttention(_Offered, maxxvit.AttentionCl):
     def _packed(self, rows: Tensor) -> Tensor:
         if not self.head_first:
             return rows
-        return rows.unflatten(0, (self.num_heads, 3, self.dim_head)).transpose(0, 1).flatten(0, 2)
+        return torch.unflatten(rows, 0, (self.num_heads, 3, self.dim_head)).transpose(0, 1).flatten(0, 2)
 
     def _bias_table(self) -> Tensor | None:
         return None if self.rel_pos is None else self.rel_pos.relative_position_bias_table
 
 
 class _SwinBlock(swin_transformer.SwinTransformerBlock):
+    attn: Any
+
     def geometry(self) -> tuple[int | None, int]:
+        """Side of the windows, None where they are not square, and by how much the map is rolled."""
         return _square(self.window_size), self.shift_size[0]
 
-    def _attn(self, x_BHWC: Tensor) -> Tensor:
-        if not isinstance(self.attn, ACmixLayer):
-            return super()._attn(x_BHWC)
+    def _attn(self, x_BHWC: Tensor) -> Any:
+        if not isinstance(self.attn, ACmixWindow):
+            return super()._attn(x_BHWC)  # type: ignore[no-untyped-call]  # timm leaves it untyped
         shift = self.shift_size
 
-        def attended(map_BHWC: Tensor) -> Tensor:
+        def attention(map_BHWC: Tensor) -> Any:
             return self.attn(map_BHWC, self.get_attn_mask(map_BHWC) if self.dynamic_mask else self.attn_mask)
 
         rolled_BHWC = torch.roll(x_BHWC, (-shift[0], -shift[1]), (1, 2))
-        return torch.roll(_padded(rolled_BHWC, self.window_size[0], attended), shift, (1, 2))
+        return torch.roll(_filled_up(rolled_BHWC, self.window_size[0], attention), shift, (1, 2))
 
 
 class _DavitBlock(davit.SpatialBlock):
+    attn: Any
+
     def geometry(self) -> tuple[int | None, int]:
         return _square(self.window_size), 0
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        if not isinstance(self.attn, ACmixLayer):
+    def forward(self, x_BCHW: Tensor) -> Any:
+        if not isinstance(self.attn, ACmixWindow):
             return super().forward(x_BCHW)
         shortcut_BHWC = self.cpe1(x_BCHW).movedim(1, -1)
-        attended_BHWC = _padded(self.norm1(shortcut_BHWC), self.window_size[0], self.attn)
-        if self.mlp is None:  # timm leaves out the stochastic depth too
-            return self.cpe2((shortcut_BHWC + attended_BHWC).movedim(-1, 1))
-        x_BHWC = self.cpe2((shortcut_BHWC + self.drop_path1(attended_BHWC)).movedim(-1, 1)).movedim(1, -1)
+        attended_BHWC = _filled_up(self.norm1(shortcut_BHWC), self.window_size[0], self.attn)
+        x_BCHW = self.cpe2((shortcut_BHWC + self.drop_path1(attended_BHWC)).movedim(-1, 1))
+        x_BHWC = x_BCHW.movedim(1, -1)
         return (x_BHWC + self.drop_path2(self.mlp(self.norm2(x_BHWC)))).movedim(-1, 1)
 
 
 class _TwinsBlock(twins.Block):
+    attn: Any
+
     def geometry(self) -> tuple[int | None, int]:
         return getattr(self.attn, "ws", None), 0
 
-    def forward(self, x_BTC: Tensor, size: tuple[int, int]) -> Tensor:
-        if not isinstance(self.attn, ACmixLayer):
+    def forward(self, x_BTC: Tensor, size: tuple[int, int]) -> Any:
+        if not isinstance(self.attn, ACmixWindow):
             return super().forward(x_BTC, size)
-        map_BHWC = self.norm1(x_BTC).unflatten(1, size)
-        x_BTC = x_BTC + self.drop_path1(_padded(map_BHWC, self.attn.window, self.attn).flatten(1, 2))
+        map_BHWC = torch.unflatten(self.norm1(x_BTC), 1, size)
+        x_BTC = x_BTC + self.drop_path1(_filled_up(map_BHWC, self.attn.window, self.attn).flatten(1, 2))
         return x_BTC + self.drop_path2(self.mlp(self.norm2(x_BTC)))
 
 
 class _GcvitBlock(gcvit.GlobalContextVitBlock):
+    attn: Any
+
     def geometry(self) -> tuple[int | None, int]:
         return _square(self.window_size), 0
 
-    def _window_attn(self, x_BHWC: Tensor, q_global: Tensor | None = None) -> Tensor:
-        return self.attn(x_BHWC) if isinstance(self.attn, ACmixLayer) else super()._window_attn(x_BHWC, q_global)
+    def _window_attn(self, x_BHWC: Tensor, q_global: Tensor | None = None) -> Any:
+        return self.attn(x_BHWC) if isinstance(self.attn, ACmixWindow) else super()._window_attn(x_BHWC, q_global)
 
 
 class _MaxvitBlock(maxxvit.PartitionAttentionCl):
+    attn: Any
+
     def geometry(self) -> tuple[int | None, int]:
         return _square(self.partition_size) if self.partition_block else None, 0
 
-    def _partition_attn(self, x_BHWC: Tensor) -> Tensor:
-        return self.attn(x_BHWC) if isinstance(self.attn, ACmixLayer) else super()._partition_attn(x_BHWC)
+    def _partition_attn(self, x_BHWC: Tensor) -> Any:
+        if isinstance(self.attn, ACmixWindow):
+            return self.attn(x_BHWC)
+        return super()._partition_attn(x_BHWC)  # type: ignore[no-untyped-call]  # timm leaves it untyped
 
 
-_OURS: dict[type[nn.Module], Any] = {
+_BLOCKS: dict[type[nn.Module], type[nn.Module]] = {
     swin_transformer.SwinTransformerBlock: _SwinBlock,
     davit.SpatialBlock: _DavitBlock,
     twins.Block: _TwinsBlock,
@@ -183,12 +197,12 @@ def _stands_in(attention: Any) -> bool:
     )
 
 
-def _square(window: tuple[int, int]) -> int | None:
+def _square(window: Any) -> int | None:
     return window[0] if window[0] == window[1] else None
 
 
-def _padded(x_BHWC: Tensor, window: int, attention: Callable[[Tensor], Tensor]) -> Tensor:
-    """The attention of a map filled up with zeros to whole windows."""
+def _filled_up(x_BHWC: Tensor, window: int, attention: Callable[[Tensor], Any]) -> Tensor:
+    """The attention of a map that zeros fill up to whole windows."""
     height, width = x_BHWC.shape[1:3]
-    filled_BHWC = F.pad(x_BHWC, (0, 0, 0, -width % window, 0, -height % window))
-    return attention(filled_BHWC)[:, :height, :width]
+    attended_BHWC: Tensor = attention(F.pad(x_BHWC, (0, 0, 0, -width % window, 0, -height % window)))
+    return attended_BHWC[:, :height, :width]

@@ -251,6 +251,10 @@ class WindowAttention(nn.Module):
         out_BHWC: Tensor = self.proj_drop(self.proj(attended_BHWC))
         return out_BHWC
 
+    def as_window_attention(self) -> "WindowAttention":
+        """Itself; window attentions of other backbones say here which of ours is the same."""
+        return self
+
     def macs(self, x_shape: torch.Size) -> int:
         """Multiply-adds of the definition for a map of that shape: projections, and the positions of a window twice."""
         batch, height, width, dim = x_shape

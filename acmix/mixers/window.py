@@ -8,7 +8,7 @@ convolution can run on the map as it is in the image, where theirs mixes opposit
 # Shapes: B batch, N heads, D channels a head, C = N*D, H W map, F = 3*C features (channel i*3N+m is channel i of map m:
 #         all q heads, all k heads, all v heads), P windows, T positions of a window, O offsets within a window
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,16 @@ from acmix.mixers._layer import (
 )
 from acmix.ops.shift_conv import Shift
 from acmix.ops.window_attention import roll, rolled_by, window_attention
+
+
+@runtime_checkable
+class WindowLayer(Protocol):
+    """A window attention of any backbone whose block hands an ACmixWindow in its place the whole map."""
+
+    qkv: nn.Linear
+
+    def as_window_attention(self) -> WindowAttention:
+        """The same attention as ours, with the same weights."""
 
 
 class ACmixWindow(ACmixLayer):
@@ -75,13 +85,13 @@ class ACmixWindow(ACmixLayer):
 
     @classmethod
     def slot_of(cls, layer: nn.Module) -> tuple[int, int] | None:
-        """(channels, stride) of a Swin's attention; it keeps the map's size."""
-        return (layer.dim, 1) if isinstance(layer, WindowAttention) else None
+        """(channels, stride) of a Swin's attention or of one like it; it keeps the map's size."""
+        return (layer.qkv.in_features, 1) if isinstance(layer, WindowLayer) else None
 
     @classmethod
     def replacing(
         cls,
-        layer: WindowAttention,
+        layer: WindowLayer,
         *,
         heads: Annotated[
             int | None,
@@ -106,22 +116,23 @@ class ACmixWindow(ACmixLayer):
         beta: BetaOption = None,
     ) -> Self:
         """A layer with the windows of `layer`, and all of its weights that have a place."""
+        own = layer.as_window_attention()
         replacement = cls(
-            layer.dim,
-            layer.window,
-            layer.heads if heads is None else heads,
-            shift=layer.shift,
+            own.dim,
+            own.window,
+            own.heads if heads is None else heads,
+            shift=own.shift,
             roll_convolution=roll_convolution,
             kernel_conv=kernel_conv,
             combine=combine,
             conv_shift=shift,
             alpha=alpha,
             beta=beta,
-            dropout=layer.proj_drop.p,
-        ).to(layer.qkv.weight.dtype)
+            dropout=own.proj_drop.p,
+        ).to(own.qkv.weight.dtype)
         places = replacement.state_dict()
-        kept = {key: value for key, value in layer.state_dict().items() if key in places}
-        if replacement.heads != layer.heads:
+        kept = {key: value for key, value in own.state_dict().items() if key in places}
+        if replacement.heads != own.heads:
             kept.pop("relative_position_bias_table", None)
         replacement.load_state_dict(kept, strict=False)
         return replacement
