@@ -266,11 +266,12 @@ def tokens_of(map_BCHW: Tensor) -> Tensor:
 
 
 def _sides(image_px: int, patch_px: int) -> list[int]:
-    """Of the map of each stage; ShapeMismatch where one of them would be empty."""
-    sides = [image_px // patch_px // 2**i for i in range(len(_STAGES))]
-    if sides[-1] < 1:
-        needed = patch_px * 2 ** (len(_STAGES) - 1)
-        smaller = image_px // 2 ** (len(_STAGES) - 1)
-        would_do = f", or patch_px={smaller}" if smaller else ""
-        raise ShapeMismatch(f"patch_px={patch_px} leaves nothing of {image_px} px images; {needed} px do{would_do}")
-    return sides
+    """Of the map of each stage; ShapeMismatch where the last would be empty."""
+    last = 2 ** (len(_STAGES) - 1)
+    if image_px < patch_px * last:
+        would_do = f", or patch_px={image_px // last}" if image_px >= last else ""
+        raise ShapeMismatch(
+            f"{image_px} px images with patch_px={patch_px} have no map left in the last stage; "
+            f"{patch_px * last} px would do{would_do}"
+        )
+    return [image_px // patch_px // 2**i for i in range(len(_STAGES))]
