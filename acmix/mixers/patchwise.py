@@ -6,11 +6,15 @@ C/4 of v, so that heads of one width D = C/4/N cut q and k into N/4 maps each an
 Tried were, for SAN-10, SAN-15 and SAN-19 with 12.1, 16.6 and 21.2M parameters and 1.9, 2.7 and 3.4G multiply-adds
 published (benchmarks/sizes.py prints those of the form taken):
 
-VARIANTS
+- these 3N/2 maps: 12.0, 16.4 and 20.8M, 1.96, 2.74 and 3.46G. Taken: nothing is made that attention does not need;
+- q and k repeated to the width of v, 3N maps: the same parameters, 1.98, 2.76 and 3.49G, for no new map;
+- q and k of C/4 channels for the convolution alone: 16.5, 23.7 and 30.9M, 2.85, 4.07 and 5.21G, and not shared;
+- v alone, N maps: 12.0, 16.4 and 20.8M, 1.96, 2.73 and 3.45G, but the convolution sees neither q nor k.
 """
 
-# Shapes: B batch, C in channels, R = C/16 channels of q and of k, V = C/4 channels of v and out, N heads, D = V/N channels
-#         a map, M = 3N/2 maps (N/4 of q, N/4 of k, N of v), F = D*M features (channel i*M+m is channel i of map m), H W map
+# Shapes: B batch, C in channels, R = C/16 channels of q and of k, V = C/4 channels of v and out, N heads, D = V/N
+#         channels a map, M = 3N/2 maps (N/4 of q, N/4 of k, N of v), F = D*M features (channel i*M+m is channel i of
+#         map m), H W map
 
 from typing import Annotated, Literal, Self
 
@@ -130,7 +134,7 @@ class ACmixPatchwise(ACmixLayer):
         """(B, V, H, W), head-major: channel n*D+i."""
         maps_BMDHW = torch.unflatten(features_BFHW, 1, (self.groups, -1)).transpose(1, 2)
         quarter = self.heads // 4
-        parts = maps_BMDHW.split([quarter, quarter, self.heads], dim=1)
+        parts = torch.split(maps_BMDHW, [quarter, quarter, self.heads], dim=1)
         q_BRHW, k_BRHW, v_BVHW = (part.flatten(1, 2) for part in parts)
         return patchwise_attention(q_BRHW, k_BRHW, v_BVHW, self.weighing, window=self.window)
 

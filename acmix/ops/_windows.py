@@ -85,7 +85,7 @@ def windows_summed(hidden_BPHW: Tensor, v_BCHW: Tensor, weight_PKKP: Tensor, bia
     """v summed over each window with weights that `weight` and `bias` make of `hidden`: (B, C, H, W)."""
     side, width = bias_PKK.shape[-1], v_BCHW.shape[3]
     hidden_PHWB = _batch_last(hidden_BPHW)
-    v_SPYXB = _padded(v_BCHW, side).unflatten(0, (-1, len(hidden_PHWB)))
+    v_SPYXB = torch.unflatten(_padded(v_BCHW, side), 0, (-1, len(hidden_PHWB)))
     wide = widened(weight_PKKP), widened(bias_PKK)
     out_SPHWB = hidden_PHWB.new_zeros(len(v_SPYXB), *hidden_PHWB.shape)
     for rows, tap in product(_chunks(hidden_PHWB), range(side)):
@@ -104,7 +104,8 @@ def windows_summed_backward(
     side, width = bias_PKK.shape[-1], v_BCHW.shape[3]
     hidden_PHWB = _batch_last(hidden_BPHW)
     v_SPYXB, grad_SPHWB = (
-        map_LYXB.unflatten(0, (-1, len(hidden_PHWB))) for map_LYXB in (_padded(v_BCHW, side), _batch_last(grad_BCHW))
+        torch.unflatten(map_LYXB, 0, (-1, len(hidden_PHWB)))
+        for map_LYXB in (_padded(v_BCHW, side), _batch_last(grad_BCHW))
     )
     wide = widened(weight_PKKP), widened(bias_PKK)
     grad_v_SPYXB, grad_hidden_PHWB = torch.zeros_like(v_SPYXB), torch.zeros_like(hidden_PHWB)
@@ -127,18 +128,18 @@ def windows_summed_backward(
 
 
 @windows_mixed.register_fake  # type: ignore[untyped-decorator]  # torch leaves it untyped
-def _(k_BRHW: Tensor, scale_RKK: Tensor, shift_RKK: Tensor, weight_PRKK: Tensor) -> Tensor:
-    return k_BRHW.new_empty(len(k_BRHW), len(weight_PRKK), *k_BRHW.shape[2:])
+def _(k_BRHW: Tensor, *weights: Tensor) -> Tensor:
+    return k_BRHW.new_empty(len(k_BRHW), len(weights[-1]), *k_BRHW.shape[2:])
 
 
 @windows_summed.register_fake  # type: ignore[untyped-decorator]  # as above
-def _(hidden_BPHW: Tensor, v_BCHW: Tensor, weight_PKKP: Tensor, bias_PKK: Tensor) -> Tensor:
+def _(_hidden_BPHW: Tensor, v_BCHW: Tensor, *_weights: Tensor) -> Tensor:
     return _like(v_BCHW)
 
 
 @windows_mixed_backward.register_fake  # type: ignore[untyped-decorator]  # as above
 @windows_summed_backward.register_fake  # type: ignore[untyped-decorator]  # as above
-def _(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+def _(_grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return tuple(_like(each) for each in inputs)
 
 
@@ -150,9 +151,7 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa
     ctx.save_for_backward(*inputs)
 
 
-windows_mixed.register_autograd(
-    lambda ctx, grad: windows_mixed_backward(grad, *ctx.saved_tensors), setup_context=_keep
-)
+windows_mixed.register_autograd(lambda ctx, grad: windows_mixed_backward(grad, *ctx.saved_tensors), setup_context=_keep)
 windows_summed.register_autograd(
     lambda ctx, grad: windows_summed_backward(grad, *ctx.saved_tensors), setup_context=_keep
 )

@@ -28,13 +28,17 @@ def patchwise_attention(
     and again where it is smaller than they are.
     """
     norm, _, mixing, *between, spreading = weighing
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(mixing, nn.Conv2d)
+    assert isinstance(spreading, nn.Conv2d)
+    assert spreading.bias is not None
     relation, sides = q_BRHW.shape[1], (window, window)
     scale_G, shift_G = _normalization(norm, q_BRHW, k_BRHW, window)
     own_BRHW = F.relu(q_BRHW * scale_G[:relation, None, None] + shift_G[:relation, None, None])
     mixed_BPHW = windows_mixed(
         k_BRHW,
-        scale_G[relation:].unflatten(0, (relation, *sides)),
-        shift_G[relation:].unflatten(0, (relation, *sides)),
+        scale_G[relation:].view(relation, *sides),
+        shift_G[relation:].view(relation, *sides),
         mixing.weight[:, relation:].view(-1, relation, *sides),
     )
     hidden_BPHW = mixed_BPHW + F.conv2d(own_BRHW.to(q_BRHW.dtype), mixing.weight[:, :relation])
@@ -51,17 +55,17 @@ def reference_patchwise_attention(
 ) -> Tensor:
     """The same by definition: copy every window out, weigh, sum."""
     windows_BGHW = torch.cat([q_BRHW, _unfolded(k_BRHW, window).flatten(1, 2)], dim=1)
-    weights_BPTHW = weighing(windows_BGHW).unflatten(1, (-1, window**2))
-    values_BSPTHW = _unfolded(v_BCHW, window).unflatten(1, (-1, weights_BPTHW.shape[1]))
+    weights_BPTHW = torch.unflatten(weighing(windows_BGHW), 1, (-1, window**2))
+    values_BSPTHW = torch.unflatten(_unfolded(v_BCHW, window), 1, (-1, weights_BPTHW.shape[1]))
     return (weights_BPTHW.unsqueeze(1) * values_BSPTHW).sum(3).flatten(1, 2)
 
 
-def _normalization(norm: nn.Module, q_BRHW: Tensor, k_BRHW: Tensor, window: int) -> tuple[Tensor, Tensor]:
+def _normalization(norm: nn.BatchNorm2d, q_BRHW: Tensor, k_BRHW: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """What the batch norm of q and all copies of k multiplies by and adds, each (G,); its running figures move on."""
-    assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
+    assert norm.num_batches_tracked is not None
     if norm.training:
         mean_G, variance_G = _moments(q_BRHW, k_BRHW, window)
         with torch.no_grad():
