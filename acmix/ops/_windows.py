@@ -22,24 +22,29 @@ Position = TypeVar("Position", int, Tensor)
 CHUNK_POSITIONS = 4096  # on a CPU: what a chunk's maps need should stay in the cache over all taps
 
 
-def _operator(name: str) -> Callable[[Callable[..., Any]], Any]:
+_LIBRARY = torch.library.Library("acmix", "FRAGMENT")  # its operators are there as long as it is
+
+
+def _operator(function: Callable[..., Any]) -> Any:
     """An operator that torch.compile and torch.export take as it stands, computed in its own precision.
 
-    Under autocast its matrix products would round what they add up.
+    Under autocast its matrix products would round what they add up. torch.library.custom_op would do as well, but the
+    first call of what it makes imports all of torch's compiler, which takes seconds.
     """
 
-    def registered(function: Callable[..., Any]) -> Any:
-        @wraps(function)
-        def exact(*tensors: Tensor) -> Any:
-            with torch.autocast(tensors[0].device.type, enabled=False):
-                return function(*tensors)
+    @wraps(function)
+    def exact(*tensors: Tensor) -> Any:
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return function(*tensors)
 
-        return torch.library.custom_op(f"acmix::{name}", exact, mutates_args=())
+    name = function.__name__
+    schema = torch.library.infer_schema(function, mutates_args=())
+    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, exact, "CompositeExplicitAutograd")
+    return getattr(torch.ops.acmix, name).default
 
-    return registered
 
-
-@_operator("windows_mixed")
+@_operator
 def windows_mixed(k_BRHW: Tensor, scale_RKK: Tensor, shift_RKK: Tensor, weight_PRKK: Tensor) -> Tensor:
     """relu(scale * k + shift) of every tap, mixed by `weight`, summed over taps: (B, P, H, W)."""
     side, width = scale_RKK.shape[-1], k_BRHW.shape[3]
@@ -54,7 +59,7 @@ def windows_mixed(k_BRHW: Tensor, scale_RKK: Tensor, shift_RKK: Tensor, weight_P
     return _batch_first(mixed_PHWB, k_BRHW)
 
 
-@_operator("windows_mixed_backward")
+@_operator
 def windows_mixed_backward(
     grad_BPHW: Tensor, k_BRHW: Tensor, scale_RKK: Tensor, shift_RKK: Tensor, weight_PRKK: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -80,7 +85,7 @@ def windows_mixed_backward(
     return _batch_first(_folded(grad_k_RYXB, side), k_BRHW), grad_scale_RKK, grad_shift_RKK, grad_weight_PRKK
 
 
-@_operator("windows_summed")
+@_operator
 def windows_summed(hidden_BPHW: Tensor, v_BCHW: Tensor, weight_PKKP: Tensor, bias_PKK: Tensor) -> Tensor:
     """v summed over each window with weights that `weight` and `bias` make of `hidden`: (B, C, H, W)."""
     side, width = bias_PKK.shape[-1], v_BCHW.shape[3]
@@ -96,7 +101,7 @@ def windows_summed(hidden_BPHW: Tensor, v_BCHW: Tensor, weight_PKKP: Tensor, bia
     return _batch_first(out_SPHWB.flatten(0, 1), v_BCHW)
 
 
-@_operator("windows_summed_backward")
+@_operator
 def windows_summed_backward(
     grad_BCHW: Tensor, hidden_BPHW: Tensor, v_BCHW: Tensor, weight_PKKP: Tensor, bias_PKK: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -127,19 +132,15 @@ def windows_summed_backward(
     return _batch_first(grad_hidden_PHWB, hidden_BPHW), grad_v_BCHW, grad_weight_PKKP, grad_bias_PKK
 
 
-@windows_mixed.register_fake  # type: ignore[untyped-decorator]  # torch leaves it untyped
-def _(k_BRHW: Tensor, *weights: Tensor) -> Tensor:
+def _mixed_fake(k_BRHW: Tensor, *weights: Tensor) -> Tensor:
     return k_BRHW.new_empty(len(k_BRHW), len(weights[-1]), *k_BRHW.shape[2:])
 
 
-@windows_summed.register_fake  # type: ignore[untyped-decorator]  # as above
-def _(_hidden_BPHW: Tensor, v_BCHW: Tensor, *_weights: Tensor) -> Tensor:
+def _summed_fake(_hidden_BPHW: Tensor, v_BCHW: Tensor, *_weights: Tensor) -> Tensor:
     return _like(v_BCHW)
 
 
-@windows_mixed_backward.register_fake  # type: ignore[untyped-decorator]  # as above
-@windows_summed_backward.register_fake  # type: ignore[untyped-decorator]  # as above
-def _(_grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+def _backward_fake(_grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return tuple(_like(each) for each in inputs)
 
 
@@ -151,10 +152,18 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa
     ctx.save_for_backward(*inputs)
 
 
-windows_mixed.register_autograd(lambda ctx, grad: windows_mixed_backward(grad, *ctx.saved_tensors), setup_context=_keep)
-windows_summed.register_autograd(
-    lambda ctx, grad: windows_summed_backward(grad, *ctx.saved_tensors), setup_context=_keep
-)
+for _forward, _backward, _fake in (
+    (windows_mixed, windows_mixed_backward, _mixed_fake),
+    (windows_summed, windows_summed_backward, _summed_fake),
+):
+    torch.library.register_fake(_forward, _fake, lib=_LIBRARY)
+    torch.library.register_fake(_backward, _backward_fake, lib=_LIBRARY)
+    torch.library.register_autograd(
+        _forward,
+        lambda ctx, grad, backward=_backward: backward(grad, *ctx.saved_tensors),
+        setup_context=_keep,
+        lib=_LIBRARY,
+    )
 
 
 def widened(tensor: Tensor) -> Tensor:
