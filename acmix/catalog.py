@@ -37,7 +37,8 @@ class SlotPattern(CatalogPart):
 
     Stage i (from 1) holds depths[i] blocks, each with one slot called `name` with {stage} (from `first_stage`)
     and {block} (from 0) filled in; the first block of a stage carries the stage's stride.
-    `depths_option` and `width_option` name the options that replace the depths and multiply the channels.
+    `depths_option` and `width_option` name the options that replace the depths and multiply the channels, which stay
+    multiples of `multiple`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class SlotPattern(CatalogPart):
     stages_vary: bool = False  # the depths option may hold fewer numbers than there are channels
     depths_option: str | None = None
     width_option: str | None = None
+    multiple: int = 1
 
     def slots(self, options: Mapping[str, Any]) -> list[Slot]:
         """The slots under these options, in depth order."""
@@ -59,7 +61,7 @@ class SlotPattern(CatalogPart):
             Slot(
                 name=self.name.format(stage=stage + self.first_stage, block=block),
                 kind=self.kind,
-                channels=scaled(self.channels[stage], width),
+                channels=scaled(self.channels[stage], width, self.multiple),
                 stride=self.strides[stage] if block == 0 else 1,
             )
             for stage, depth in enumerate(depths)
@@ -73,9 +75,9 @@ class SlotPattern(CatalogPart):
         return factor * first / self.channels[0]
 
 
-def scaled(channels: int, width: float) -> int:
-    """Channels of a layer under a width factor, at least 1."""
-    return max(1, round(channels * width))
+def scaled(channels: int, width: float, multiple: int = 1) -> int:
+    """Channels of a layer under a width factor: the nearest multiple of `multiple`, at least 1 of it."""
+    return multiple * max(1, round(channels * width / multiple))
 
 
 class BackboneEntry(Entry):
