@@ -224,6 +224,17 @@ def test_a_branch_is_left_out_sample_by_sample_and_only_while_training():
     assert layer.eval()(branch) is branch
 
 
+def test_a_plan_counts_nothing_for_branches_left_out():
+    totals = []
+    for drop_path in (0.0, 0.5):
+        job = spec.parse(
+            {"backbone": {"name": "pvt", "options": TINY | {"drop_path": drop_path}}, "dataset": {"name": "digits"}}
+        )
+        totals.append(plan(job, num_classes=10, image_px=8)["totals"]["before"])
+    assert totals[0]["macs"] == totals[1]["macs"]
+    assert totals[0]["params"] == totals[1]["params"]
+
+
 def faults_of(mixer_options: dict[str, Any]) -> list[Any]:
     swaps = [{"layers": "*", "mixer": {"name": "acmix", "options": mixer_options}}]
     job = spec.parse({"backbone": {"name": "pvt_tiny"}, "swaps": swaps, "dataset": {"name": "digits"}})
