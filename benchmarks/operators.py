@@ -40,7 +40,9 @@ def main() -> None:
     for threads in dict.fromkeys(int(count) for count in arguments.threads.split(",")):
         torch.set_num_threads(threads)
         print(f"{threads} thread{'s' * (threads > 1)}, batch {arguments.batch}, median of {arguments.rounds} rounds")
-        print("stage    unfold ms  acmix ms  3x3 ms   unfold/acmix (bar)   acmix/3x3 (bar)   kept MB  1/kept  of matmul")
+        print(
+            "stage    unfold ms  acmix ms  3x3 ms   unfold/acmix (bar)   acmix/3x3 (bar)   kept MB  1/kept  of matmul"
+        )
         for row in [arguments.only] if arguments.only else ROWS:
             measure(row, arguments.batch, arguments.rounds)
 
@@ -67,11 +69,10 @@ def measure(row: str, batch: int, rounds: int) -> None:
     kept = {name: kept_bytes(module, x_BCHW) for name, module in (("unfold", unfolding), ("acmix", layer))}
     rate = MATMUL_MACS / statistics.median(seconds["matmul"])
     share = 3 * layer.macs(x_BCHW.shape) / statistics.median(ours) / rate
-    medians = [statistics.median(seconds[name]) * 1000 for name in ("unfold", "acmix", "3x3")]
+    times = "".join(f"{statistics.median(seconds[name]) * 1000:10.1f}" for name in ("unfold", "acmix", "3x3"))
+    memory = f"{kept['acmix'] / 2**20:7.0f} {kept['unfold'] / kept['acmix']:7.1f}"
     print(
-        f"{row:8} {medians[0]:9.0f} {medians[1]:9.1f} {medians[2]:7.1f}   {gain:12.1f} ({faster:3.0f})   "
-        f"{cost:12.2f} ({slower or '-'})   {kept['acmix'] / 2**20:7.0f} {kept['unfold'] / kept['acmix']:7.1f} {share:9.0%}",
-        flush=True,
+        f"{row:8}{times} {gain:10.1f} ({faster:3.0f}) {cost:14.2f} ({slower or '-'}) {memory} {share:9.0%}", flush=True
     )
 
 

@@ -1,11 +1,12 @@
 """An ACmix layer that computes as the released code does: pad, copy all 49 neighbours out, softmax over the copies.
 
-The peer of benchmarks/operators.py and benchmarks/models.py, written from ACMIX.md-like facts: the equations of the paper
-and the order of operations that its authors published. It shares its parameters with the layer it is made of, so that
-both compute the same function of the same weights; tests/acmix/test_released_form.py holds it to the golden vectors.
+The slow peer of the benchmarks, after the paper's equations and the authors' order of operations. It shares its
+parameters with the layer it is made of, so that both compute the same function of the same weights;
+tests/acmix/test_released_form.py holds it to the golden vectors.
 """
 
-# Shapes: B batch, N heads, L = B*N, D channels a head, C = N*D, M = 3*N maps, T kernel taps, J window positions, H W map, Y X output map
+# Shapes: B batch, N heads, L = B*N, D channels a head, C = N*D, M = 3*N maps, T kernel taps,
+#         J window positions, H W map, P = H*W, Y X output map
 
 import torch
 import torch.nn.functional as F

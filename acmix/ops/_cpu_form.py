@@ -10,7 +10,6 @@ logarithms of the softmax's sums; halos are cut again there. torch's own fused a
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ def supported(q_BNDYX: Tensor) -> bool:
 def cpu_form(q_BNDYX: Tensor, k_BNDHW: Tensor, v_BNDHW: Tensor, *, window: int, stride: int, dilation: int) -> Tensor:
     """Attended values, (B, N, D, Y, X), with the channels innermost in memory."""
     maps = (each.permute(0, 3, 4, 1, 2).contiguous() for each in (q_BNDYX, k_BNDHW, v_BNDHW))
-    out_BYXND, _ = _attend(*maps, window, stride, dilation)
+    out_BYXND: Tensor = _attend(*maps, window, stride, dilation)[0]
     return out_BYXND.permute(0, 3, 4, 1, 2)
 
 
@@ -41,9 +40,9 @@ def packed_cpu_form(
     features_BFHW: Tensor, position_DHW: Tensor, *, heads: int, window: int, stride: int, dilation: int
 ) -> Tensor:
     """The same of packed maps, (B, N, D, Y, X): they are kept as they are, and unpacked again in the backward pass."""
-    packed_BHWDM = features_BFHW.movedim(1, -1).unflatten(-1, (-1, 3 * heads)).contiguous()
+    packed_BHWDM = torch.unflatten(features_BFHW.movedim(1, -1), -1, (-1, 3 * heads)).contiguous()
     position_HWD = position_DHW.movedim(0, -1).to(packed_BHWDM.dtype)
-    out_BYXND, _ = _attend_packed(packed_BHWDM, position_HWD, window, stride, dilation)
+    out_BYXND: Tensor = _attend_packed(packed_BHWDM, position_HWD, window, stride, dilation)[0]
     return out_BYXND.permute(0, 3, 4, 1, 2)
 
 
@@ -93,7 +92,7 @@ def _attend_packed_backward(
     """Gradients of the packed maps and of the position."""
     maps = _unpacked(packed_BHWDM, position_HWD, stride)
     grads = _tile_after_tile_backward(grad_BYXND, *maps, out_BYXND, sums_BNP, window, stride, dilation)
-    grad_BHWD3N = (torch.empty_like if stride == 1 else torch.zeros_like)(packed_BHWDM).unflatten(-1, (3, -1))
+    grad_BHWD3N = torch.unflatten((torch.empty_like if stride == 1 else torch.zeros_like)(packed_BHWDM), -1, (3, -1))
     grad_BHWD3N[:, ::stride, ::stride, :, 0] = grads[0].mT
     grad_BHWD3N[..., 1, :], grad_BHWD3N[..., 2, :] = grads[1].mT, grads[2].mT
     return grad_BHWD3N.flatten(-2), grads[1].sum((0, 3)).neg_()
@@ -101,7 +100,7 @@ def _attend_packed_backward(
 
 def _unpacked(packed_BHWDM: Tensor, position_HWD: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys less their position, and values, each with D innermost."""
-    q_BHWDN, k_BHWDN, v_BHWDN = packed_BHWDM.unflatten(-1, (3, -1)).unbind(-2)
+    q_BHWDN, k_BHWDN, v_BHWDN = torch.unflatten(packed_BHWDM, -1, (3, -1)).unbind(-2)
     k_BHWND = k_BHWDN.mT.contiguous().sub_(position_HWD[:, :, None])
     return q_BHWDN[:, ::stride, ::stride].mT.contiguous(), k_BHWND, v_BHWDN.mT.contiguous()
 
@@ -137,7 +136,7 @@ def _tile_after_tile_backward(
     grad_q_BYXND = torch.empty_like(q_BYXND)
     grad_k_BHWND, grad_v_BHWND = torch.zeros_like(k_BHWND), torch.zeros_like(v_BHWND)
     tiles = _tiles(*k_BHWND.shape[1:3], window, stride, dilation, q_BYXND.dtype)
-    sums = sums_BNP.split([tile.bias_11QK.shape[2] for tile in tiles], dim=2)
+    sums = torch.split(sums_BNP, [tile.bias_11QK.shape[2] for tile in tiles], dim=2)
     for tile, sum_BNQ in zip(tiles, sums, strict=True):
         grad_q_BNQD, grad_k_BNKD, grad_v_BNKD = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
             _cut(grad_BYXND, tile.queries),
@@ -157,17 +156,17 @@ def _tile_after_tile_backward(
 
 
 @_attend.register_fake
-def _(q_BYXND: Tensor, k_BHWND: Tensor, v_BHWND: Tensor, window: int, stride: int, dilation: int) -> Any:
+def _(q_BYXND: Tensor, *_: Any) -> Any:
     return torch.empty_like(q_BYXND), _no_sums(q_BYXND)
 
 
 @_attend_backward.register_fake
-def _(grad_BYXND: Tensor, q_BYXND: Tensor, k_BHWND: Tensor, v_BHWND: Tensor, *_: Any) -> Any:
-    return torch.empty_like(q_BYXND), torch.empty_like(k_BHWND), torch.empty_like(v_BHWND)
+def _(_grad: Tensor, *tensors: Any) -> Any:
+    return tuple(torch.empty_like(map_BHWND) for map_BHWND in tensors[:3])
 
 
 @_attend_packed.register_fake
-def _(packed_BHWDM: Tensor, position_HWD: Tensor, window: int, stride: int, dilation: int) -> Any:
+def _(packed_BHWDM: Tensor, _position: Tensor, _window: int, stride: int, _dilation: int) -> Any:
     batch, height, width, head_channels, maps = packed_BHWDM.shape
     queries = (-(-side // stride) for side in (height, width))
     out_BYXND = packed_BHWDM.new_empty(batch, *queries, maps // 3, head_channels)
@@ -175,8 +174,8 @@ def _(packed_BHWDM: Tensor, position_HWD: Tensor, window: int, stride: int, dila
 
 
 @_attend_packed_backward.register_fake
-def _(grad_BYXND: Tensor, packed_BHWDM: Tensor, position_HWD: Tensor, *_: Any) -> Any:
-    return torch.empty_like(packed_BHWDM), torch.empty_like(position_HWD)
+def _(_grad: Tensor, packed_BHWDM: Tensor, position_HWD: Tensor, *_: Any) -> Any:
+    return torch.empty_like(packed_BHWDM), position_HWD.new_empty(position_HWD.shape)
 
 
 def _no_sums(q_BYXND: Tensor) -> Tensor:
@@ -235,8 +234,13 @@ def _tile_sides(rows: Axis, columns: Axis) -> tuple[int, int]:
         (down, across), tiles = sides, -(-rows.queries // sides[0]) * -(-columns.queries // sides[1])
         return tiles * (down * across * rows.span(down) * columns.span(across) + TILE_COST)
 
-    sides = product(range(1, min(rows.queries, MOST_QUERIES) + 1), range(1, min(columns.queries, MOST_QUERIES) + 1))
-    return min((each for each in sides if each[0] * each[1] <= MOST_QUERIES), key=cost)
+    most_down, most_across = min(rows.queries, MOST_QUERIES), min(columns.queries, MOST_QUERIES)
+    sides = (
+        (down, across)
+        for down in range(1, most_down + 1)
+        for across in range(1, min(most_across, MOST_QUERIES // down) + 1)
+    )
+    return min(sides, key=cost)
 
 
 def _cuts(axis: Axis, most: int) -> list[tuple[slice, slice, Tensor]]:
@@ -263,4 +267,5 @@ def _cut(map_BHWND: Tensor, area: _Area) -> Tensor:
 
 def _uncut(part_BNKD: Tensor, area: _Area) -> Tensor:
     """The same back in the shape of the map's part, (B, h, w, N, D)."""
-    return part_BNKD.transpose(1, 2).unflatten(1, (area[0].stop - area[0].start, area[1].stop - area[1].start))
+    sides = [side.stop - side.start for side in area]
+    return torch.unflatten(part_BNKD.transpose(1, 2), 1, sides)

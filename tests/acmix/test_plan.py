@@ -207,9 +207,9 @@ def test_half_precision_and_smaller_batches_keep_less():
 
 def test_sizes_of_no_machine_are_planned_as_quickly():
     plan(job_of("resnet26"), num_classes=10, image_px=32)
-    began = time.monotonic()
+    began = time.process_time()
     planned = plan(job_of("resnet26", batch_size=65_536, mixup=0.8), num_classes=100_000, image_px=4096)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     assert planned["totals"]["after"]["peak_memory_bytes"] > 2**50
     assert any("whatever the batch_size" in sentence for sentence in planned["warnings"])
 

@@ -252,14 +252,14 @@ def test_without_a_catalog_it_is_a_503(api: Deployed) -> None:
 
 # Jobs whose swaps the catalog cannot check
 
-FAMILY = {"backbone": {"name": "family"}, "dataset": {"name": "digits"}, "swaps": [{"layers": "stages.*"}]}
+FAMILY = {"backbone": {"name": "zoo/lion"}, "dataset": {"name": "digits"}, "swaps": [{"layers": "stages.*"}]}
 
 
 def test_a_job_of_a_backbone_without_listed_layers_is_checked_by_a_plan(api: Deployed) -> None:
     with api.housekeeper(planned) as asked:
         response = api.post(FAMILY)
         assert response.status_code == 201, response.text
-    assert [request["backbone"]["name"] for request in asked] == ["family"]
+    assert [request["backbone"]["name"] for request in asked] == ["zoo/lion"]
     assert asked[0]["assume"] == {"num_classes": 10, "image_px": 8}
 
 
