@@ -213,7 +213,7 @@ class Plan(Answer):
     resolved_spec: dict[str, Any] = Field(description="with every default written out; `dataset` only if one was named")
     layers: list[PlannedLayer] = Field(description="every layer that can be swapped, in depth order")
     totals: PlanTotals
-    warnings: list[str] = Field(examples=[["layer1 swaps take 29 % of the activations for 9 % of the MACs"]])
+    warnings: list[str] = Field(examples=[["layer1 swaps take 29 % of the activation memory for 9 % of the MACs"]])
 
 
 class Worker(Answer):

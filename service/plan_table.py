@@ -34,7 +34,7 @@ def shown(value: int, figure: str) -> str:
     step, units = (1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB")) if figure.endswith("_bytes") else (1000, _COUNTS)
     scaled = float(value)
     for unit in units[:-1]:
-        if scaled < step * 0.9995:
+        if scaled < 999.5:  # else its three digits would need an exponent
             return f"{scaled:.3g} {unit}".rstrip()
         scaled /= step
     return f"{scaled:.3g} {units[-1]}"

@@ -38,7 +38,7 @@ _MODEL = {"params": 1_000_000, "macs": 20_000_000, "peak_memory_bytes": 2**28}
 PLAN: dict[str, Any] = {
     "layers": [{"layer": "layer3.0.conv2", "mixer": "acmix", "before": _LAYER, "after": _LAYER, "notes": []}],
     "totals": {"before": _MODEL, "after": _MODEL},
-    "warnings": ["layer3 swaps take 61 % of the activations for 4 % of the MACs"],
+    "warnings": ["layer3 swaps take 61 % of the activation memory for 4 % of the MACs"],
 }
 
 
