@@ -67,7 +67,8 @@ class HollowMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         if not tensors and _takes_device(operation):
             inside_kwargs["device"] = _META
         inside_args = [_inside(each) for each in args]
-        result = self._hollow(_as_on_cpu(operation, inside_args, operation(*inside_args, **inside_kwargs)), met)
+        run = _SHORT.get(operation, operation)
+        result = self._hollow(_as_on_cpu(operation, inside_args, run(*inside_args, **inside_kwargs)), met)
         self.most_bytes = max(self.most_bytes, self.now_bytes)
         return result
 
@@ -137,6 +138,26 @@ def _as_on_cpu(operation: Any, args: Sequence[Any], result: Any) -> Any:
         grad_input, *others = result
         return (grad_input if grad_input is None else _channels_last(grad_input), *others)
     return result
+
+
+def _batch_norm(x: Tensor, weight: Tensor | None, _bias: Any, _mean: Any, _var: Any, training: bool, *_: Any) -> Any:
+    """What torch would find out with dozens of operations: half of the time of a plan of a ResNet."""
+    channels = x.shape[1] if training else 0
+    kept = [(x if weight is None else weight).new_empty(channels) for _ in range(2)]
+    return torch.empty_like(x), *kept
+
+
+def _batch_norm_backward(_grad: Any, x: Tensor, weight: Tensor | None, *others: Any) -> Any:
+    wanted_x, wanted_weight, wanted_bias = others[-1]
+    like = x.new_empty(x.shape[1]) if weight is None else weight
+    grads = [torch.empty_like(like) if wanted else None for wanted in (wanted_weight, wanted_bias)]
+    return torch.empty_like(x) if wanted_x else None, *grads
+
+
+_SHORT = {
+    _aten.native_batch_norm.default: _batch_norm,
+    _aten.native_batch_norm_backward.default: _batch_norm_backward,
+}
 
 
 def _channels_last(map_BCHW: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from acmix import backbones, registry, spec
+from acmix import backbones, menu, plan_request, registry, spec
 from acmix.errors import SpecInvalid
 from acmix.mixers import layers_of
 from acmix.model import build
@@ -233,9 +233,8 @@ def test_warnings_say_what_stands_out():
     assert any(
         re.match(r"layer1 swaps take \d+ % of the activation memory for \d % of the MACs", each) for each in early
     )
-    assert any(
-        "raise the peak of a training step" in sentence for sentence in warnings(job_of("resnet50", batch_size=32), 224)
-    )
+    everything = warnings(job_of("timm/resnet18", batch_size=8), 224)
+    assert any("raise the peak of a training step from " in sentence for sentence in everything)
     large = warnings(job_of("resnet26", batch_size=512), 224)
     (sentence,) = (sentence for sentence in large if "beyond 16.0 GiB" in sentence)
     batch_size = int(sentence.partition("a batch_size of ")[2].split()[0])
@@ -379,3 +378,20 @@ def test_a_plan_by_hand_is_one_line_and_its_exit_status_says_whether_there_is_on
     assert done.returncode == 1
     assert json.loads(done.stdout)["problems"][0]["code"] == "malformed"
     assert "Traceback" not in done.stderr
+
+
+def test_a_request_says_all_that_its_plan_depends_on():
+    whole = {
+        **job_of(ema={"decay": 0.9}, mixup=0.2).dump(),
+        "name": "all else",
+        "dataset": {"name": "digits", "options": {"image_px": 16}},
+        "trace": {"every_steps": 3},
+        "priority": 7,
+    }
+    whole["training"] |= {"epochs": 7, "seed": 5, "clip_norm": 1.0, "schedule": {"name": "constant"}}
+    catalog = menu.catalog()
+    full = plan_request.resolved(plan_request.parse(whole), catalog)
+    essence = plan_request.essence(full)
+    again = plan_request.parse(essence)
+    assert plan_request.essence(plan_request.resolved(again, catalog)) == essence
+    assert plan(again, **again.assume.model_dump()) == plan(full, num_classes=10, image_px=16)
