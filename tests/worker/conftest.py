@@ -45,6 +45,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     """Puts a script in the library's place: `python -m acmix` looks for it in the working folder first."""
     package = tmp_path / "stand_in" / "acmix"
     package.mkdir(parents=True)
+    (package / "__init__.py").touch()  # without it one on PYTHONPATH would go first
     monkeypatch.chdir(package.parent)
 
     def write(script: str) -> None:

@@ -57,6 +57,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
     """A short script in the library's place: `python -m acmix` looks for it in the working folder first."""
     package = tmp_path / "server" / "acmix"
     package.mkdir(parents=True)
+    (package / "__init__.py").touch()  # without it one on PYTHONPATH would go first
     monkeypatch.chdir(package.parent)
 
     def write(library: str) -> None:
