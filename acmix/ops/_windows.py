@@ -22,7 +22,8 @@ Position = TypeVar("Position", int, Tensor)
 CHUNK_POSITIONS = 4096  # on a CPU: what a chunk's maps need should stay in the cache over all taps
 
 
-_LIBRARY = torch.library.Library("acmix", "FRAGMENT")  # its operators are there as long as it is
+# torch leaves it untyped; its operators are there as long as it is
+_LIBRARY: Any = torch.library.Library("acmix", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _operator(function: Callable[..., Any]) -> Any:
@@ -133,7 +134,8 @@ def windows_summed_backward(
 
 
 def _mixed_fake(k_BRHW: Tensor, *weights: Tensor) -> Tensor:
-    return k_BRHW.new_empty(len(k_BRHW), len(weights[-1]), *k_BRHW.shape[2:])
+    # not len(k_BRHW): that would fix the batch of what is exported
+    return k_BRHW.new_empty(k_BRHW.shape[0], weights[-1].shape[0], *k_BRHW.shape[2:])
 
 
 def _summed_fake(_hidden_BPHW: Tensor, v_BCHW: Tensor, *_weights: Tensor) -> Tensor:
