@@ -37,6 +37,7 @@ def _arguments() -> argparse.Namespace:
     run.add_argument("spec", type=Path, help="a JSON file: the body of POST /v1/jobs")
     run.add_argument("--folder", type=Path, required=True, help="where checkpoints go; run again, it resumes from them")
     run.add_argument("--data-root", type=Path, default=Path("datasets"), help="where data sets with files lie")
+    run.add_argument("--weights", type=Path, help="a safetensors file to start from, as an id in the spec stands for")
     plan = commands.add_parser("plan", help="what a spec's model takes, by layer, as one line of JSON on stdout")
     plan.add_argument("spec", type=Path, nargs="?", help="a JSON file: the body of POST /v1/jobs")
     plan.add_argument("--num-classes", type=int, help="in place of what the data set gives")
@@ -106,7 +107,8 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
         job = spec.read(arguments.spec)
         from acmix.training.run import run
 
-        for event in run(job, arguments.folder, data_root=arguments.data_root, stop=stop):
+        events = run(job, arguments.folder, data_root=arguments.data_root, weights_file=arguments.weights, stop=stop)
+        for event in events:
             _tell(event, out)
     except Exception as error:
         reason = _reason(error)

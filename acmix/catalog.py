@@ -74,6 +74,12 @@ class BackboneEntry(Entry):
     slots: list[Slot] | None = Field(description="with the default options; null where only the model itself tells")
     slot_pattern: SlotPattern | None = Field(None, description="how options move the slots")
     variants: list[str] = Field([], description="of a family: what may follow its name and a slash")
+    timm_counterpart: str | None = Field(None, description="timm's model whose weights `weights: timm` loads")
+    pretrained: list[str] = Field([], description="of a family: the variants that `weights: timm` has weights for")
+
+    def has_timm_weights(self, name: str) -> bool:
+        """Whether a backbone of that name, this one's or one of the family's, can start from timm's weights."""
+        return self.timm_counterpart is not None or name.removeprefix(f"{self.name}/") in self.pretrained
 
     def slots_under(self, options: Mapping[str, Any]) -> list[Slot] | None:
         """The slots of this backbone built with `options`, in depth order; None where only the model itself tells."""

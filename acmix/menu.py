@@ -46,7 +46,10 @@ def _backbone(name: str, backbone: type[Any]) -> BackboneEntry:
     """Its slots are found in the model itself, built without memory for its weights."""
     with torch.device("meta"):
         slots = find(backbone(1))
-    return BackboneEntry(**_entry(name, backbone), slots=slots, slot_pattern=backbone.slot_pattern)
+    counterpart = getattr(backbone, "timm_counterpart", None)
+    return BackboneEntry(
+        **_entry(name, backbone), slots=slots, slot_pattern=backbone.slot_pattern, timm_counterpart=counterpart
+    )
 
 
 def _mixers() -> list[MixerEntry]:

@@ -5,10 +5,9 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from acmix.spec import ULID
 from service.store.backend import Backend
 from service.store.errors import CheckpointNotFound, JobNotFound
-
-ULID = "[0-9A-HJKMNP-TV-Z]{26}"
 
 
 def of(request: Request) -> Backend:

@@ -9,10 +9,10 @@ from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, Validati
 
 from acmix import resolve, spec
 from acmix.errors import Problem, SpecInvalid
-from acmix.spec import JobSpec, Label, Name, pointer
+from acmix.spec import ULID, JobSpec, Label, Name, pointer
 from service import json_body
 from service.answers import JobAnswer, Listing, job_answer, listing
-from service.depends import ULID, JobId, Store
+from service.depends import JobId, Store
 from service.errors import RequestRefused
 from service.openapi import SPEC_BODY
 from service.query import Limit, Parameters
