@@ -33,7 +33,9 @@ def timm_weights(backbone: str, data_root: Path) -> dict[str, Tensor]:
     if name is None:
         have = ", ".join(sorted(each for each in registry.entries("backbones") if counterpart(each)))
         raise OptionInvalid(f"timm has no weights for {backbone}; it has for: {have}, and most timm/<name>")
-    file = _file(str(timm.models.get_pretrained_cfg(name).hf_hub_id), data_root)
+    config = timm.models.get_pretrained_cfg(name)
+    assert config is not None
+    file = _file(str(config.hf_hub_id), data_root)
     try:
         with torch.random.fork_rng(devices=[]):  # what it draws before loading must not move the run's own numbers
             model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)})
@@ -78,8 +80,7 @@ def _file(repository: str, data_root: Path) -> Path:
 
 def _downloaded(repository: str, placed: Path) -> Path:
     """Its downloader tries for half a minute where there is no network; one short question is asked before."""
-    from huggingface_hub import hf_hub_download, hf_hub_url
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session, hf_hub_download, hf_hub_url
 
     try:
         get_session().head(hf_hub_url(repository, FILE), timeout=PROBE_SECONDS)

@@ -138,8 +138,11 @@ def test_a_run_starts_from_the_weights_that_another_ended_with(first: checkpoint
     told = next(event for event in events if "weights" in event.data)
     assert told.type == "progress"
     assert told.data["weights"] == {
-        **{"source": str(file), "kept": len(ended)},
-        **{"missing": 0, "unexpected": 0, "reshaped": 0},
+        "source": str(file),
+        "kept": len(ended),
+        "missing": 0,
+        "unexpected": 0,
+        "reshaped": 0,
     }
     assert not of_type(events, "warning")
 
