@@ -43,10 +43,12 @@ class Found:
     backbone: dict[str, Any]
     swaps: list[dict[str, Any]]
     num_classes: int
+    image_px: int = IMAGE_PX
 
     def about(self) -> dict[str, Any]:
         """For the metadata of the file that is written."""
-        return {"spec": {"backbone": self.backbone, "swaps": self.swaps}, "num_classes": self.num_classes}
+        sizes = {"num_classes": self.num_classes, "image_px": self.image_px}
+        return {"spec": {"backbone": self.backbone, "swaps": self.swaps}, **sizes}
 
 
 def convert(source: Path, target: Path, *, backbone: str | None = None) -> Found:
@@ -138,15 +140,24 @@ def _swin(weights: Weights) -> Found:
     slots = [f"layers.{stage}.blocks.{block}.attn" for stage, depth in enumerate(depths) for block in range(depth)]
     layers = {slot: {"kernel_conv": _kernel_conv(weights, slot)} for slot in slots if f"{slot}.rate1" in weights}
     tables = [weights[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"] for stage in range(stages)]
+    windows = [(isqrt(len(table)) + 1) // 2 for table in tables]  # a row for each of (2 * window - 1)^2 offsets
+    channels, _, _, patch_px = weights["patch_embed.proj.weight"].shape
     options = {
         "depths": depths,
         "heads": [table.shape[1] for table in tables],
-        "embed_dim": len(weights["patch_embed.proj.weight"]),
-        "window": (isqrt(max(map(len, tables))) + 1) // 2,  # a table has a row for each of (2 * window - 1)^2 offsets
+        "embed_dim": channels,
+        "window": max(windows),
     }
+    options |= {} if patch_px == 4 else {"patch_px": patch_px}
     name = next((each for each, known in SWINS.items() if known == options), None)
     backbone = {"name": name, "options": {}} if name else {"name": "swin", "options": options}
-    return Found(backbone, _swaps(layers, slots), len(weights["head.weight"]))
+    return Found(backbone, _swaps(layers, slots), len(weights["head.weight"]), _image_px(windows, patch_px))
+
+
+def _image_px(windows: Sequence[int], patch_px: int) -> int:
+    """Of images whose map is no larger than the window in the stages that have a smaller one; else of all images."""
+    stage = next((stage for stage, window in enumerate(windows) if window < max(windows)), None)
+    return IMAGE_PX if stage is None else patch_px * windows[stage] * 2**stage
 
 
 def _kernel_conv(weights: Weights, slot: str) -> int:
@@ -177,7 +188,7 @@ def _swaps(layers: Layers, slots: Sequence[str]) -> list[dict[str, Any]]:
 
 def _model(found: Found, weights: Weights) -> nn.Module:
     """The model with these weights, each in its place and of its shape, in their precision."""
-    model = build(found.backbone, found.swaps, num_classes=found.num_classes, image_px=IMAGE_PX)
+    model = build(found.backbone, found.swaps, num_classes=found.num_classes, image_px=found.image_px)
     model.to(next(weight.dtype for weight in weights.values() if weight.is_floating_point()))
     authors.load(model, weights)
     return model

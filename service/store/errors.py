@@ -28,9 +28,7 @@ class WeightsNeeded(Exception):
 
     def __init__(self, job: Job) -> None:
         source = job.resolved_spec["backbone"]["weights"]
-        super().__init__(
-            f"job {job.id} is {job.status} and starts from {source}; cancel it, or wait until it has ended"
-        )
+        super().__init__(f"job {job.id} is {job.status} and starts from {source}; cancel it or wait for its end")
         self.job = job
 
 
