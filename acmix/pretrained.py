@@ -31,8 +31,9 @@ def timm_weights(backbone: str, data_root: Path) -> dict[str, Tensor]:
 
     name = counterpart(backbone)
     if name is None:
-        have = ", ".join(sorted(each for each in registry.entries("backbones") if counterpart(each)))
-        raise OptionInvalid(f"timm has no weights for {backbone}; it has for: {have}, and most timm/<name>")
+        entries = registry.entries("backbones").items()
+        have = ", ".join(each for each, entry in entries if hasattr(entry, "timm_counterpart"))
+        raise OptionInvalid(f"timm has no weights for {backbone}; it has for: {have}, most of {FAMILY}...")
     config = timm.models.get_pretrained_cfg(name)
     assert config is not None
     file = _file(str(config.hf_hub_id), data_root)

@@ -126,11 +126,11 @@ def _task_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
 def _weights_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
     """Whether timm has weights; whether an id is one is for the service to say, which knows them."""
     name = spec.backbone.name
-    backbone = _entry(catalog.backbones, name)
+    backbone = catalog.backbone(name)
     if spec.backbone.weights != "timm" or backbone is None or backbone.has_timm_weights(name):
         return
     have = [each.name for each in catalog.backbones if each.timm_counterpart]
-    have += [f"{len(each.pretrained)} models of {each.name}/..." for each in catalog.backbones if each.pretrained]
+    have += [f"most of {each.name}/..." for each in catalog.backbones if each.variants]
     message = f"timm has no weights for {name}; it has for: {', '.join(have) or 'none'}"
     yield Problem("/backbone/weights", "no_weights", message)
 

@@ -19,9 +19,7 @@ TILE_SIDE = 7
 DENSE_POSITIONS = 200  # maps up to this size attend to all their keys at once: gathering halos would cost more
 
 
-def tile_form(
-    q_BNDYX: Tensor, k_BNDHW: Tensor, v_BNDHW: Tensor, *, window: int, stride: int, dilation: int
-) -> Tensor:
+def tile_form(q_BNDYX: Tensor, k_BNDHW: Tensor, v_BNDHW: Tensor, *, window: int, stride: int, dilation: int) -> Tensor:
     """Attended values, (B, N, D, Y, X)."""
     # a fake tensor in the cache would outlive its mode; the plain class is what real runs have
     tiling_of = _tiling if type(q_BNDYX) is Tensor else _tiling.__wrapped__

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from acmix import authors, weights
@@ -62,6 +63,35 @@ def test_their_resnet_50_is_recognised_by_its_keys_and_shapes():
     assert {names[key]: value.shape for key, value in own.items()} == {
         key: value.shape for key, value in official("resnet50").items()
     }
+
+
+@pytest.mark.parametrize(("file", "name"), [("swin_t", "swin_tiny"), ("swin_s", "swin_small")])
+def test_their_swins_are_recognised_by_their_keys_and_shapes(file: str, name: str):
+    found = recognised(official(file))
+    assert found.backbone == {"name": name, "options": {}}
+    assert found.swaps == [{"layers": "*", "mixer": {"name": "acmix", "options": {"kernel_conv": 3}}}]
+    with torch.device("meta"):
+        model = build(found.backbone, found.swaps, num_classes=1000, image_px=found.image_px)
+    own = model.state_dict()
+    names = authors._their_names(model, own)
+    remade = ("attn_mask", "relative_position_index")
+    expected = {key: value.shape for key, value in official(file).items() if not key.endswith(remade)}
+    assert {names[key]: value.shape for key, value in own.items()} == expected
+
+
+@pytest.mark.parametrize("golden", sorted(GOLDEN.glob("model_swin_*")), ids=lambda path: path.stem)
+def test_a_small_swin_of_theirs_starts_a_model_of_the_same_logits(golden: Path, tmp_path: Path):
+    recorded = load_file(golden)
+    state = {key.removeprefix("state."): value for key, value in recorded.items() if key.startswith("state.")}
+    found = convert(saved(tmp_path, {"model": state, "epoch": 300}), tmp_path / "ours.safetensors")
+    assert found.backbone["name"] == "swin"
+    given = weights.read(tmp_path / "ours.safetensors")
+    assert given["head.weight"].dtype == torch.float64
+    side = recorded["x"].shape[-1]
+    model = build(found.backbone, num_classes=5, image_px=side).double()
+    fit = weights.load(model, given, found.swaps)
+    assert (fit.missing, fit.unexpected, fit.reshaped) == ([], [], {})
+    assert torch.allclose(model.eval()(recorded["x"]), recorded["logits"], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,17 @@ def test_only_safetensors_are_opened(tmp_path: Path):
         weights.read(tmp_path / "gone.safetensors")
 
 
+def test_a_window_that_is_swapped_keeps_its_projections_and_position_bias():
+    swin = {"name": "swin", "options": {"embed_dim": 4, "depths": [2], "heads": [2], "window": 3, "patch_px": 1}}
+    torch.manual_seed(1)
+    given = build(swin, num_classes=10, image_px=8).state_dict()
+    model, fit = weights.start(swin, EVERY, given, num_classes=10, image_px=8)
+    assert (fit.unexpected, fit.reshaped) == ([], {})
+    assert {name.split(".attn.")[1].split(".")[0] for name in fit.missing} == {"alpha", "beta", "fc", "dep_conv"}
+    own = model.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in given.items())
+
+
 # A run
 
 
@@ -230,6 +241,17 @@ def test_every_counterpart_is_a_model_that_timm_has_weights_for_and_of_the_same_
         assert {rename(key): value.shape for key, value in theirs.items()} == {
             key: value.shape for key, value in ours.items()
         }
+
+
+@pytest.mark.parametrize("variant", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_a_model_of_timms_own_has_their_names_and_shapes(variant: str):
+    import timm
+
+    with torch.device("meta"):
+        ours = build(f"timm/{variant}", num_classes=1000, image_px=224).state_dict()
+        theirs = timm.create_model(variant).state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
+    assert pretrained.counterpart(f"timm/{variant}") == variant
 
 
 def test_timms_weights_that_lie_at_hand_are_loaded_without_a_network(tmp_path: Path):
