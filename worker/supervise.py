@@ -167,9 +167,7 @@ class Supervisor:
         except (CheckpointNotFound, WeightsNotFound, ArtifactNotFound):
             raise WeightsMissing(f"{source}, which the job starts from, was removed before it began") from None
         if sha256 != stored.sha256:
-            raise CheckpointIncompatible(
-                f"{source}, which the job starts from, is not as it was stored: sha256 differs"
-            )
+            raise CheckpointIncompatible(f"{source}, which the job starts from, is not as stored: its sha256 differs")
         return target
 
     def _clear_former_attempts(self) -> None:
