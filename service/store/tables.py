@@ -226,3 +226,18 @@ workers = Table(
     Column("left_at", UtcDateTime),
     Index(None, "seen_at"),
 )
+
+# Uploaded files that jobs can start from.
+weights = Table(
+    "weights",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("tensors", Integer, nullable=False),
+    Column("params", BigInteger, nullable=False),
+    Column("about", Json),
+    Column("key", Text, nullable=False, unique=True),
+    Column("created_at", UtcDateTime, nullable=False),
+)
