@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from acmix import spec, tether
 from acmix.errors import AcmixError, Problem, Reason
@@ -41,7 +41,7 @@ def _arguments() -> argparse.Namespace:
     run.add_argument("--data-root", type=Path, default=Path("datasets"), help="where data sets with files lie")
     run.add_argument("--weights", type=Path, help="a safetensors file to start from, as an id in the spec stands for")
     plan = commands.add_parser("plan", help="what a spec's model takes, by layer, as one line of JSON on stdout")
-    plan.add_argument("spec", type=Path, nargs="?", help="a JSON file: the body of POST /v1/jobs")
+    plan.add_argument("spec", type=Path, nargs="?", help="a JSON file: the body of POST /v1/jobs or /v1/plans")
     plan.add_argument("--num-classes", type=int, help="in place of what the data set gives")
     plan.add_argument("--image-px", type=int, help="in place of what the data set gives")
     plan.add_argument("--serve", action="store_true", help="answer requests on stdin, one JSON object a line")
@@ -81,19 +81,24 @@ def _catalog(out: TextIO) -> int:
 def _plan(arguments: argparse.Namespace, out: TextIO) -> int:
     """Exit status 1 where there can be no plan, as the problems say."""
     try:
-        request = {
-            "spec": json.loads(arguments.spec.read_text()),
-            "assume": {"num_classes": arguments.num_classes, "image_px": arguments.image_px},
-        }
+        request = json.loads(arguments.spec.read_text())
     except (OSError, ValueError) as error:
         message = f"{arguments.spec} cannot be read as JSON: {error}"
         out.write(json.dumps({"problems": [Problem("", "malformed", message).as_json()]}) + "\n")
         return 1
     from acmix.planning.requests import answer
 
-    answered = answer(request)
+    answered = answer(_with_assumed(request, arguments))
     out.write(json.dumps({key: value for key, value in answered.items() if key != "resolved_spec"}) + "\n")
     return 0 if "plan" in answered else 1
+
+
+def _with_assumed(request: Any, arguments: argparse.Namespace) -> Any:
+    """The request with what the command line assumes; one that is no request stays as it is."""
+    assumed = {"num_classes": arguments.num_classes, "image_px": arguments.image_px}
+    given = {name: value for name, value in assumed.items() if value is not None}
+    before = request.get("assume", {}) if isinstance(request, dict) else None
+    return {**request, "assume": {**before, **given}} if given and isinstance(before, dict) else request
 
 
 def _serve_plans(out: TextIO) -> int:

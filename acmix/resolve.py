@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from acmix.catalog import BackboneEntry, Catalog, Entry, MixerEntry, MixerForm, Slot, claim
 from acmix.errors import Problem, nearest, unknown_name, unknown_variant
 from acmix.option_schema import Path, option_problems, with_defaults
-from acmix.spec import Choice, FlatChoice, JobSpec, Swap, pointer
+from acmix.spec import AnySpec, Choice, FlatChoice, JobSpec, Swap, pointer
 
 MAX_SLOTS = 500
 MAX_GLOBS = 500
@@ -31,7 +31,7 @@ def problems(spec: JobSpec, catalog: Catalog, *, most_gpus: int) -> list[Problem
     ]
 
 
-def resolve(spec: JobSpec, catalog: Catalog) -> JobSpec:
+def resolve(spec: AnySpec, catalog: Catalog) -> AnySpec:
     """The spec with every default of its options written out; resolving it again changes nothing.
 
     `gpus` and `loader_workers` may stay "auto": the worker that claims the job decides them.
@@ -53,6 +53,12 @@ def resolve(spec: JobSpec, catalog: Catalog) -> JobSpec:
             "evaluation": spec.evaluation.model_copy(update={"metric": _metric(spec, catalog)}),
         }
     )
+
+
+def only_model_tells(spec: JobSpec, catalog: Catalog) -> bool:
+    """Whether the catalog has no slots for the spec's backbone: nothing but a plan can check its swaps."""
+    backbone = _entry(catalog.backbones, spec.backbone.name)
+    return backbone is not None and backbone.slots is None and backbone.slot_pattern is None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -185,13 +185,21 @@ class JobSpec(Part):
         return self.model_dump(mode="json")
 
 
+AnySpec = TypeVar("AnySpec", bound=JobSpec)
+
+
 def parse(raw: Any) -> JobSpec:
     """The spec that JSON values stand for; SpecInvalid with a pointer for every fault, up to 100."""
+    return parse_as(JobSpec, raw)
+
+
+def parse_as(kind: type[AnySpec], raw: Any) -> AnySpec:
+    """The same for a spec with more fields."""
     try:
-        return JobSpec.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)[:MAX_PROBLEMS]
-        raise SpecInvalid([_problem(fault, raw) for fault in faults]) from None
+        raise SpecInvalid([_problem(fault, raw, kind) for fault in faults]) from None
 
 
 def read(path: Path) -> JobSpec:
@@ -224,7 +232,7 @@ _SHORT = {
 _LIMITS = ("ge", "gt", "le", "lt", "min_length", "max_length")
 
 
-def _problem(fault: Mapping[str, Any], raw: Any) -> Problem:
+def _problem(fault: Mapping[str, Any], raw: Any, kind: type[JobSpec]) -> Problem:
     """A fault that pydantic found, in our words: it never repeats what the user sent, which may be a megabyte."""
     path = _path_in(fault["loc"], raw, missing=fault["type"] == "missing")
     context = fault.get("ctx") or {}
@@ -232,7 +240,7 @@ def _problem(fault: Mapping[str, Any], raw: Any) -> Problem:
     message = _SHORT.get(fault["type"]) or re.sub(r"^\w+ should", "must", fault["msg"].removeprefix("Value error, "))
     named = str(path[-1])[:60] if path else "the spec"
     if fault["type"] == "extra_forbidden":
-        near = nearest(named, list(_fields_at(path[:-1])))
+        near = nearest(named, _fields_at(path[:-1], kind))
         return Problem(pointer(path), "unknown_field", f"{named!r} {message}", fixes=near or None)
     return Problem(pointer(path), fault["type"], f"{named} {message}", limit=limit if _is_number(limit) else None)
 
@@ -257,9 +265,9 @@ def _path_in(loc: tuple[int | str, ...], raw: Any, *, missing: bool) -> list[int
     return path
 
 
-def _fields_at(path: list[int | str]) -> list[str]:
+def _fields_at(path: list[int | str], kind: type[JobSpec]) -> list[str]:
     """Field names of the object at a path of the spec; none where it is free in form."""
-    model: Any = JobSpec
+    model: Any = kind
     for part in path:
         if isinstance(part, int):
             continue

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from service import plan_table
 from service.client import Client, ServiceError
 from service.launcher import Launcher, LaunchFailed, free_port, stop_on_signals
 from service.settings import SettingInvalid
@@ -96,6 +97,21 @@ def submit(
         print(job["id"])
         if watch:
             _follow(Console(stderr=True), client, job["id"])
+
+
+@main.command()
+def plan(
+    spec: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="a JSON file: the body of POST /v1/jobs or /v1/plans")
+    ],
+    num_classes: Annotated[int | None, typer.Option(help="in place of what the data set gives")] = None,
+    image_px: Annotated[int | None, typer.Option(help="in place of what the data set gives")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="the figures as JSON")] = False,
+) -> None:
+    """What a job would take, layer by layer, before anything is trained. Made on this machine, without a service."""
+    with _sentences():
+        planned = _planned(spec, num_classes=num_classes, image_px=image_px)
+        print(json.dumps(planned, indent=1)) if json_ else plan_table.show(Console(), planned)
 
 
 @main.command()
@@ -229,6 +245,25 @@ def _leaning(ratio: float) -> str:
 def _last(values: list[float | None]) -> float:
     """A figure that was not finite is null in JSON."""
     return math.nan if values[-1] is None else values[-1]
+
+
+def _planned(spec: Path, **assumed: int | None) -> dict[str, Any]:
+    """The plan of a spec, asked of the library in a process of its own: torch is never loaded in this one."""
+    command = [sys.executable, "-m", "acmix", "plan", str(spec)]
+    for name, value in assumed.items():
+        command += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise ServiceError(
+            f"no plan could be made; the library, which acmix-service[train] installs, said: {last}"
+        ) from None
+    if "problems" in answer:
+        raise ServiceError("\n".join(f"{fault['pointer'] or spec}: {fault['message']}" for fault in answer["problems"]))
+    planned: dict[str, Any] = answer["plan"]
+    return planned
 
 
 def _json_of(path: Path) -> dict[str, Any]:

@@ -59,6 +59,13 @@ class Client:
     def catalog(self) -> Json:
         return self._json("GET", "/v1/catalog")
 
+    def plan(self, spec: Mapping[str, Any], *, num_classes: int | None = None, image_px: int | None = None) -> Json:
+        """What a job would take; the two replace what its data set gives, which may then be left out."""
+        assumed = {"num_classes": num_classes, "image_px": image_px}
+        given = {name: value for name, value in assumed.items() if value is not None}
+        body = {**spec, "assume": {**spec.get("assume", {}), **given}} if given else dict(spec)
+        return self._json("POST", "/v1/plans", json=body)
+
     def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Json:
         """Post a job; with a key it can be posted again without making a second one."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}

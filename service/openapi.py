@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI finds out by itself, and the two shapes that it cannot see."""
+"""The OpenAPI document: what FastAPI finds out by itself, and the shapes that it cannot see."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from acmix.plan_request import PlanRequest
 from acmix.spec import JobSpec
 from service.errors import PROBLEM_JSON
 
@@ -23,12 +24,27 @@ SPEC_EXAMPLE = {
     "dataset": {"name": "digits"},
     "training": {"epochs": 10, "batch_size": 128, "optimizer": {"name": "sgd", "lr": 0.1}},
 }
-SPEC_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": REF.format(model="JobSpec")}, "example": SPEC_EXAMPLE}},
-    }
+PLAN_EXAMPLES = {
+    "a job": {"summary": "the body of a job, as it is", "value": SPEC_EXAMPLE},
+    "assumed": {
+        "summary": "without a data set",
+        "value": {
+            "backbone": {"name": "resnet50"},
+            "swaps": [{"layers": "layer4.*"}],
+            "training": {"batch_size": 32},
+            "assume": {"num_classes": 1000, "image_px": 224},
+        },
+    },
 }
+
+
+def _body(model: str, **more: Any) -> dict[str, Any]:
+    content = {"schema": {"$ref": REF.format(model=model)}, **more}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+SPEC_BODY = _body("JobSpec", example=SPEC_EXAMPLE)
+PLAN_BODY = _body("PlanRequest", examples=PLAN_EXAMPLES)
 
 
 class ProblemFault(BaseModel):
@@ -72,7 +88,7 @@ def install(app: FastAPI) -> None:
 def _document(app: FastAPI) -> dict[str, Any]:
     found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
     schemas = found.setdefault("components", {}).setdefault("schemas", {})
-    for model, prefix in ((JobSpec, "Spec"), (ProblemAnswer, "")):
+    for model, prefix in ((JobSpec, "Spec"), (PlanRequest, "Spec"), (ProblemAnswer, "")):
         own = model.model_json_schema(ref_template=REF.format(model=f"{prefix}{{model}}"))
         schemas.update({f"{prefix}{name}": schema for name, schema in own.pop("$defs", {}).items()})
         schemas[model.__name__] = own

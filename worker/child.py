@@ -44,7 +44,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(devices, threads),
+            env=environment(devices, threads),
             start_new_session=True,
         )
         self._events: queue.SimpleQueue[tuple[Event, int]] = queue.SimpleQueue()
@@ -136,17 +136,17 @@ class Child:
         return taken
 
 
+def environment(devices: Sequence[Device], threads: int) -> dict[str, str]:
+    """Its devices and threads, and no credentials of database, broker or store."""
+    inherited = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)}
+    inherited.setdefault("OMP_NUM_THREADS", str(threads))
+    inherited["CUDA_VISIBLE_DEVICES"] = ",".join(_cuda_name(device) for device in devices)
+    inherited["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what deterministic matrix products ask for
+    return inherited
+
+
 def _readable(line: bytes) -> str:
     return line.decode(errors="replace").rstrip("\n").replace("\0", "\ufffd")[:MAX_LINE_CHARACTERS]
-
-
-def _environment(devices: Sequence[Device], threads: int) -> dict[str, str]:
-    """Its devices and threads, and no credentials of database, broker or store."""
-    environment = {name: value for name, value in os.environ.items() if name.startswith(_ENVIRONMENT)}
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
-    environment["CUDA_VISIBLE_DEVICES"] = ",".join(_cuda_name(device) for device in devices)
-    environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what deterministic matrix products ask for
-    return environment
 
 
 def _cuda_name(device: Device) -> str:

@@ -1,4 +1,4 @@
-"""What runs once beside all workers: the sweep, and nudges for jobs long queued. Safe to run twice."""
+"""What runs once beside all workers: the sweep, nudges for jobs long queued, and plans. Safe to run twice."""
 
 import logging
 import threading
@@ -7,11 +7,13 @@ import time
 from sqlalchemy.exc import DBAPIError
 
 from service.store.backend import Backend
+from worker.planning import Planner
 from worker.supervise import AWAY
 
 log = logging.getLogger(__name__)
 
 LONG_QUEUED_SECONDS = 15.0
+EXPIRE_SECONDS = 60.0
 
 
 class Housekeeper:
@@ -21,26 +23,33 @@ class Housekeeper:
         self.settings = backend.settings
         self.ledger = backend.ledger
         self.queue = backend.queue
+        self.plans = backend.plans
+        self.planner = Planner(backend.plans)
         self._rung = threading.Event()
         self._draining = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)
         self._sweep_from = 0.0
         self._nudge_from = 0.0
+        self._expire_from = 0.0
 
     def start(self) -> None:
         self._spare_the_living()
         self._thread.start()
+        self.planner.start()
 
     def ring(self) -> None:
         self._rung.set()
+        self.planner.ring()
 
     def drain(self) -> None:
         self._draining.set()
         self._rung.set()
+        self.planner.drain()
 
     def stop(self) -> None:
         if self._thread.is_alive():
             self._thread.join(5)
+        self.planner.stop()
 
     def look(self) -> None:
         """One round: what is due is done."""
@@ -53,6 +62,9 @@ class Housekeeper:
             self._nudge_from = now + LONG_QUEUED_SECONDS
             for _ in self.ledger.long_queued(LONG_QUEUED_SECONDS)[:10]:
                 self.queue.nudge_train()
+        if now >= self._expire_from:
+            self._expire_from = now + EXPIRE_SECONDS
+            self.plans.expire()
 
     def _loop(self) -> None:
         while not self._draining.is_set():

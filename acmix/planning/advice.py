@@ -10,8 +10,8 @@ from acmix.spec import JobSpec
 
 LARGE_BYTES = 16 * 2**30
 LARGER_PEAK = 1.5  # the swapped model's peak over the plain one's
-LARGE_SHARE = 0.15  # of all activations, kept by the swapped layers of one stage ...
-OUT_OF_PROPORTION = 3.0  # ... and this many times their share of the multiply-adds
+LARGE_SHARE = 0.1  # of all activations, kept by the swapped layers of one stage ...
+OUT_OF_PROPORTION = 2.0  # ... and this many times their share of the multiply-adds
 MOST_NAMED = 3
 
 
@@ -50,7 +50,7 @@ def _stages(after: StepSize, swapped: Sequence[str]) -> Iterator[str]:
         memory = sum(after.layers[name].activation_bytes for name in names) / max(after.activation_bytes, 1)
         macs = sum(after.layers[name].macs for name in names) / max(after.macs, 1)
         if memory >= LARGE_SHARE and memory >= OUT_OF_PROPORTION * macs:
-            yield f"{stage} swaps take {memory * 100:.0f} % of the activations for {macs * 100:.0f} % of the MACs"
+            yield f"{stage} swaps take {memory * 100:.0f} % of the activation memory for {macs * 100:.0f} % of the MACs"
 
 
 def _stage(layer: str) -> str:

@@ -12,6 +12,7 @@ from acmix import registry
 from acmix.catalog import Slot, claim
 from acmix.errors import AcmixError, NameNotFound, OptionInvalid, Problem, SpecInvalid
 from acmix.model import build
+from acmix.plan_request import IMAGE_SIZE
 from acmix.planning import sizes
 from acmix.planning.sizes import StepSize
 from acmix.spec import JobSpec, Swap, pointer
@@ -127,7 +128,7 @@ def _misfit(job: JobSpec, error: Exception, num_classes: int, image_px: int) -> 
         return SpecInvalid([Problem(_culprit(job), "cannot_run", f"{name} cannot run here: {reason}")])
     fixes = sorted(do, key=lambda px: abs(px - image_px))[:MOST_FIXES]
     message = f"{name} cannot take images of {image_px} px: {reason}; {' or '.join(map(str, fixes))} px would do"
-    return SpecInvalid([Problem("/dataset", "image_size", message, actual=image_px, fixes=fixes)])
+    return SpecInvalid([Problem("/dataset", IMAGE_SIZE, message, actual=image_px, fixes=fixes)])
 
 
 def _culprit(job: JobSpec) -> str:

@@ -5,12 +5,14 @@ import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from acmix import resolve, spec
+from acmix.catalog import Catalog
 from acmix.errors import Problem, SpecInvalid
 from acmix.spec import ULID, JobSpec, Label, Name, pointer
-from service import json_body
+from service import json_body, planning
 from service.answers import JobAnswer, Listing, job_answer, listing
 from service.depends import JobId, Store
 from service.errors import RequestRefused
@@ -42,7 +44,7 @@ class JobFilter(Parameters):
 
 
 @router.post("", status_code=201, openapi_extra=SPEC_BODY)
-def post_job(
+async def post_job(
     body: Annotated[bytes, Depends(json_body.read_body)],
     store: Store,
     response: Response,
@@ -50,23 +52,20 @@ def post_job(
         Key | None, Header(description="the same key and body again answer the same job")
     ] = None,
 ) -> JobAnswer:
-    """Check a spec against the catalog and queue it: 201, or 200 where its Idempotency-Key was used before."""
-    raw = json_body.loads(body)
-    resolved = _resolved(store, spec.parse(raw))
-    try:
-        job, created = store.ledger.submit(
-            raw, resolved.dump(), idempotency_key=idempotency_key, body_sha256=_sha256_of(raw)
-        )
-    except (CheckpointNotFound, WeightsNotFound) as error:
-        raise SpecInvalid([Problem("/backbone/weights", "unknown_id", str(error))]) from None
-    if created:
-        store.queue.nudge_train()
-    else:
+    """Check a spec against the catalog and queue it: 201, or 200 where its Idempotency-Key was used before.
+
+    Where the catalog leaves a backbone's layers to the model itself, a plan checks the swaps; 503 if none comes in
+    time.
+    """
+    raw, resolved, catalog = await run_in_threadpool(_resolved, store, body)
+    if resolve.only_model_tells(resolved, catalog):
+        await planning.check(store, resolved, catalog)
+    job, created = await run_in_threadpool(_submitted, store, raw, resolved, idempotency_key)
+    if not created:
         response.status_code = 200
         response.headers["Idempotent-Replayed"] = "true"
-    answer = told(store, job)
-    response.headers["Location"] = answer.urls.self
-    return answer
+    response.headers["Location"] = job.urls.self
+    return job
 
 
 @router.get("")
@@ -117,12 +116,26 @@ def told(store: Backend, job: Job) -> JobAnswer:
     return job_answer(job, store.reader.position(job.id) if job.status == "queued" else None)
 
 
-def _resolved(store: Backend, given: JobSpec) -> JobSpec:
-    catalog = known_catalog(store)
+def _resolved(store: Backend, body: bytes) -> tuple[Any, JobSpec, Catalog]:
+    """The body's values, the spec that they are with all its defaults, and the catalog that has it."""
+    raw = json_body.loads(body)
+    given, catalog = spec.parse(raw), known_catalog(store)
     problems = resolve.problems(given, catalog, most_gpus=store.reader.most_gpus())
     if problems:
         raise SpecInvalid(problems)
-    return resolve.resolve(given, catalog)
+    return raw, resolve.resolve(given, catalog), catalog
+
+
+def _submitted(store: Backend, raw: Any, resolved: JobSpec, idempotency_key: str | None) -> tuple[JobAnswer, bool]:
+    try:
+        job, created = store.ledger.submit(
+            raw, resolved.dump(), idempotency_key=idempotency_key, body_sha256=_sha256_of(raw)
+        )
+    except (CheckpointNotFound, WeightsNotFound) as error:
+        raise SpecInvalid([Problem("/backbone/weights", "unknown_id", str(error))]) from None
+    if created:
+        store.queue.nudge_train()
+    return told(store, job), created
 
 
 def _sha256_of(raw: Any) -> str:

@@ -8,18 +8,20 @@ from service.settings import Settings
 from service.store.artifacts import Artifacts
 from service.store.database import connect
 from service.store.ledger import Ledger
+from service.store.plans import Plans
 from service.store.queue import Queue
 from service.store.reading import Reader
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The ledger, the files and the broker of one deployment."""
+    """The ledger, the plans, the files and the broker of one deployment."""
 
     settings: Settings
     engine: Engine
     ledger: Ledger
     reader: Reader
+    plans: Plans
     artifacts: Artifacts
     queue: Queue
 
@@ -41,6 +43,7 @@ def open_backend(settings: Settings) -> Backend:
             max_losses=settings.max_losses,
         ),
         reader=Reader(engine),
+        plans=Plans(engine),
         artifacts=Artifacts(settings.artifacts_url),
         queue=Queue(settings.broker_url),
     )

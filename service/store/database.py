@@ -89,6 +89,12 @@ def insert_or_replace(connection: Connection, table: Table, rows: Sequence[Mappi
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), list(rows))
 
 
+def insert_unless_there(connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
+    """Insert a row; False where one of the same primary key is there, which stays as it is."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    return connection.execute(insert(table).values(**row).on_conflict_do_nothing()).rowcount == 1
+
+
 def _sqlite(url: URL, settings: Mapping[str, Any]) -> Engine:
     if url.database in (None, "", ":memory:"):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The ledger: every write to the store. One method, one transaction, one fact; the time is the database's."""
+"""The ledger: every write about jobs and workers. One method, one transaction, one fact; the time is the database's."""
 
 import hashlib
 import json

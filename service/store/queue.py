@@ -8,7 +8,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 SOCKET_SECONDS = 2.0
-TRAIN = "train"  # the task and its queue
+TRAIN, PLANS = "train", "plans"  # tasks, each with the queue of its name
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def celery_app(broker_url: str) -> Celery:
 
 
 class Queue:
-    """Rings the workers. It never raises: a worker that was not rung looks at the ledger by itself."""
+    """Rings workers and housekeeper. It never raises: who was not rung looks at the ledger by itself."""
 
     def __init__(self, broker_url: str) -> None:
         self._app = celery_app(broker_url)
@@ -52,12 +52,11 @@ class Queue:
 
     def nudge_train(self) -> bool:
         """There is a job to claim. Whether the message went out."""
-        try:
-            self._app.send_task(TRAIN, queue=TRAIN)
-        except Exception as error:  # whatever ails the broker, the row stands
-            logger.warning("no nudge went out: %s", error)
-            return False
-        return True
+        return self._nudge(TRAIN)
+
+    def nudge_plans(self) -> bool:
+        """There is a plan to make. Whether the message went out."""
+        return self._nudge(PLANS)
 
     def ping(self) -> None:
         """Raises if the broker does not answer within 2 seconds."""
@@ -66,3 +65,11 @@ class Queue:
     def close(self) -> None:
         self._app.close()
         self._redis.close()
+
+    def _nudge(self, task: str) -> bool:
+        try:
+            self._app.send_task(task, queue=task)
+        except Exception as error:  # whatever ails the broker, the row stands
+            logger.warning("no nudge went out: %s", error)
+            return False
+        return True

@@ -197,6 +197,25 @@ class LayerTrace:
     convolution_rms: list[float]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A request for a plan; once answered, with `answer`, the planner's own words, or `failure`, a reason.
+
+    `claims` counts how often a housekeeper took it on: the number that fences what it writes.
+    """
+
+    id: str
+    request: Json
+    requested_at: datetime
+    claims: int
+    failures: int
+    lease_expires_at: datetime | None
+    answered_at: datetime | None
+    library: str | None
+    answer: Json | None
+    failure: Json | None
+
+
 def read(kind: type[T], row: Mapping[Any, Any]) -> T:
     """The row as `kind`, a dataclass of this module; columns it does not name are left out."""
     return kind(**{field.name: row[field.name] for field in fields(kind)})  # type: ignore[arg-type]  # T is a dataclass

@@ -241,3 +241,20 @@ weights = Table(
     Column("key", Text, nullable=False, unique=True),
     Column("created_at", UtcDateTime, nullable=False),
 )
+
+# Requests for plans under the hash of all that the answer depends on, and the answers.
+plans = Table(
+    "plans",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("request", Json, nullable=False),
+    Column("requested_at", UtcDateTime, nullable=False),
+    Column("claims", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("lease_expires_at", UtcDateTime),
+    Column("answered_at", UtcDateTime),
+    Column("library", String(64)),
+    Column("answer", Json),
+    Column("failure", Json),
+    Index(None, "answered_at", "requested_at"),
+)

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from service.app import create_app
 from service.settings import Settings
 from service.store.artifacts import Artifacts
 from service.store.ledger import Ledger
+from service.store.plans import Plans
 from service.store.reading import Reader
 from service.store.rows import WorkerCard
 from tests.service.menu import catalog
@@ -32,6 +33,13 @@ SPEC: dict[str, Any] = {
     "dataset": {"name": "digits", "options": {}},
     "training": {"epochs": 3, "batch_size": 64, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}},
 }
+_LAYER = {"params": 9216, "macs": 589_824, "activation_bytes": 65_536}
+_MODEL = {"params": 1_000_000, "macs": 20_000_000, "peak_memory_bytes": 2**28}
+PLAN: dict[str, Any] = {
+    "layers": [{"layer": "layer3.0.conv2", "mixer": "acmix", "before": _LAYER, "after": _LAYER, "notes": []}],
+    "totals": {"before": _MODEL, "after": _MODEL},
+    "warnings": ["layer3 swaps take 61 % of the activation memory for 4 % of the MACs"],
+}
 
 
 @dataclass
@@ -42,6 +50,7 @@ class Deployed:
     http: TestClient
     ledger: Ledger
     reader: Reader
+    plans: Plans
     artifacts: Artifacts
     settings: Settings
 
@@ -59,6 +68,29 @@ class Deployed:
         assert response.status_code == 201, response.text
         job: dict[str, Any] = response.json()
         return job
+
+    def plan(self, body: Any) -> Response:
+        return self.http.post("/v1/plans", json=body)
+
+    @contextmanager
+    def housekeeper(self, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        """Answers requests for plans while it is there; yields those that it was asked."""
+        asked: list[dict[str, Any]] = []
+        over = threading.Event()
+
+        def answer_all() -> None:
+            while not over.wait(0.01):
+                while plan := self.plans.claim():
+                    asked.append(plan.request)
+                    self.plans.answer(plan, answer(plan.request), library="a" * 64)
+
+        thread = threading.Thread(target=answer_all)
+        thread.start()
+        try:
+            yield asked
+        finally:
+            over.set()
+            thread.join()
 
     def get(self, path: str, **more: Any) -> Any:
         """The JSON at a path, which must be there."""
@@ -93,4 +125,4 @@ def deployed(database_url: str, broker_url: str, folder: Path, **more: str) -> I
     app = create_app(given)
     parts = app.state.backend
     with TestClient(app, raise_server_exceptions=False) as http:
-        yield Deployed(app, http, parts.ledger, parts.reader, parts.artifacts, given)
+        yield Deployed(app, http, parts.ledger, parts.reader, parts.plans, parts.artifacts, given)

@@ -21,8 +21,8 @@ def catalog() -> Catalog:
         ],
         mixers=[_acmix(), _rolling()],
         datasets=[
-            _dataset("digits", 10, image_px={"type": "integer", "minimum": 8, "maximum": 224, "default": 8}),
-            _dataset("image_folder", None, folder={"type": "string", "minLength": 1, "maxLength": 1000}),
+            _dataset("digits", 10, image_px={**PIXELS, "maximum": 224, "default": 8}),
+            _dataset("image_folder", None, folder=FOLDER, image_px={**PIXELS, "maximum": 1024, "default": 224}),
             _dataset("boxes", 3, task="detection"),
         ],
         optimizers=[
@@ -44,6 +44,8 @@ def catalog() -> Catalog:
     )
 
 
+PIXELS = {"type": "integer", "minimum": 8}
+FOLDER = {"type": "string", "minLength": 1, "maxLength": 1000}
 WARMUP = {"warmup_epochs": {"type": "number", "minimum": 0, "maximum": 100_000, "default": 1}}
 SWITCH = {"type": "boolean", "default": False}
 BETAS = {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 2, "maxItems": 2, "default": [0.9, 1]}

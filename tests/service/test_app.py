@@ -8,7 +8,7 @@ import pytest
 from service import settings
 from service.app import create_app
 from service.store.database import is_current
-from tests.service.deployed import Deployed, deployed
+from tests.service.deployed import PLAN, Deployed, deployed
 
 
 def test_the_service_never_loads_torch() -> None:
@@ -74,7 +74,8 @@ def test_the_openapi_document_describes_every_path_of_the_api(api: Deployed) -> 
     described = {(path, method) for path, methods in document["paths"].items() for method in methods}
     assert ("/v1/jobs", "post") in described
     assert ("/v1/checkpoints/{checkpoint_id}/content", "head") in described
-    assert len(described) == 21
+    assert ("/v1/plans", "post") in described
+    assert len(described) == 22
 
 
 def test_the_openapi_document_describes_the_spec_and_the_problems(api: Deployed) -> None:
@@ -98,6 +99,16 @@ def test_the_example_of_the_document_is_a_job_that_is_taken(api: Deployed) -> No
     api.enrol()
     body = api.get("/openapi.json")["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
     assert api.post(body["example"]).status_code == 201
+
+
+def test_the_examples_of_a_plan_are_requests_that_are_taken(api: Deployed) -> None:
+    api.enrol()
+    body = api.get("/openapi.json")["paths"]["/v1/plans"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["schema"] == {"$ref": "#/components/schemas/PlanRequest"}
+    assert api.get("/openapi.json")["components"]["schemas"]["PlanRequest"]["required"] == ["backbone"]
+    with api.housekeeper(lambda _: {"plan": PLAN}):
+        for example in body["examples"].values():
+            assert api.plan(example["value"]).status_code == 200
 
 
 def test_an_app_starts_while_its_database_is_away(tmp_path: Path) -> None:

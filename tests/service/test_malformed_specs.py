@@ -279,17 +279,26 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_a_malformed_spec_is_refused_with_a_pointer_to_its_field(api: Deployed, number: int) -> None:
+    assert_refused(api, "/v1/jobs", number)
+    assert api.get("/v1/jobs")["data"] == []
+
+
+def test_it_is_refused_as_a_plan_too_and_no_housekeeper_is_asked(api: Deployed) -> None:
+    for number in range(len(CASES)):
+        assert_refused(api, "/v1/plans", number)
+    assert api.plans.claim() is None
+
+
+def assert_refused(api: Deployed, path: str, number: int) -> None:
     pointer, body = CASES[number]
     text = body if isinstance(body, str) and not body.startswith("a spec") else json.dumps(body)
-    response = api.http.post("/v1/jobs", content=text.encode(), headers={"Content-Type": "application/json"})
+    response = api.http.post(path, content=text.encode(), headers={"Content-Type": "application/json"})
     assert response.status_code in (400, 422), response.text[:500]
     assert response.headers["Content-Type"] == "application/problem+json"
     problem = response.json()
-    path = [fault["pointer"] for fault in problem["errors"]]
-    assert pointer in path
+    assert pointer in [fault["pointer"] for fault in problem["errors"]]
     assert all(fault["message"] for fault in problem["errors"])
     assert len(response.content) < 20_000, "what was sent is not repeated"
-    assert api.get("/v1/jobs")["data"] == []
 
 
 def test_there_are_at_least_two_hundred_of_them_and_no_two_are_alike() -> None:

@@ -1,0 +1,44 @@
+"""Plans: what a job would take, before anything is trained."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from fastapi.concurrency import run_in_threadpool
+
+from acmix import plan_request
+from acmix.catalog import Catalog
+from acmix.errors import SpecInvalid
+from acmix.plan_request import PlanRequest
+from service import json_body, planning
+from service.answers import Plan
+from service.depends import Store
+from service.openapi import PLAN_BODY
+from service.routes.catalog import known_catalog
+from service.store.backend import Backend
+
+router = APIRouter(prefix="/v1/plans", tags=["plans"])
+
+
+@router.post("", openapi_extra=PLAN_BODY)
+async def post_plan(body: Annotated[bytes, Depends(json_body.read_body)], store: Store) -> Plan:
+    """Parameters, multiply-adds and memory of a job's model, layer by layer, plain and swapped; no job comes of it.
+
+    `assume` replaces what the data set would give; with both of its fields, `dataset` may be left out. A model that
+    cannot be had, or not for such images, is a 422 that says what would do; 503 if no housekeeper answers within 10 s.
+    """
+    request, catalog = await run_in_threadpool(_checked, store, body)
+    planned = await planning.plan(store, request, catalog)
+    return Plan.model_validate({"resolved_spec": _resolved_spec(request, catalog), **planned})
+
+
+def _checked(store: Backend, body: bytes) -> tuple[PlanRequest, Catalog]:
+    """The request, if the catalog has all that it names."""
+    request, catalog = plan_request.parse(json_body.loads(body)), known_catalog(store)
+    problems = plan_request.problems(request, catalog, most_gpus=store.reader.most_gpus())
+    if problems:
+        raise SpecInvalid(problems)
+    return request, catalog
+
+
+def _resolved_spec(request: PlanRequest, catalog: Catalog) -> dict[str, Any]:
+    return plan_request.resolved(request, catalog).dump()
