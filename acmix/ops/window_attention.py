@@ -6,7 +6,7 @@ the bottom, and nothing attends to the filling; a map that is no larger than a w
 """
 
 # Shapes: B batch, N heads, D channels a head, C = N*D, H W map, Y X windows down and across, P = Y*X,
-#         T = window^2 positions of a window, O = (2*window - 1)^2 offsets between two of them
+#         T = window^2 positions of a window, O = (2*window - 1)^2 offsets between two of them, A = T*T pairs
 
 from functools import lru_cache
 
@@ -92,7 +92,8 @@ def _regions(side: int, window: int, by: int) -> Tensor:
 def _bias(table_ON: Tensor, window: int) -> Tensor:
     """(N, T, T), query before key."""
     offset_TT = (_offsets if _is_real(table_ON) else _offsets.__wrapped__)(window, table_ON.device)
-    return table_ON.index_select(0, offset_TT.flatten()).unflatten(0, offset_TT.shape).permute(2, 0, 1)
+    row_AN = table_ON.index_select(0, offset_TT.flatten())
+    return torch.unflatten(row_AN, 0, offset_TT.shape).permute(2, 0, 1)
 
 
 @lru_cache(maxsize=16)
@@ -110,12 +111,12 @@ def _cut(maps_3BHWND: Tensor, window: int) -> Tensor:
     height, width = maps_3BHWND.shape[2:4]
     if height % window or width % window:
         maps_3BHWND = F.pad(maps_3BHWND, (0, 0, 0, 0, 0, -width % window, 0, -height % window))
-    cut = maps_3BHWND.unflatten(3, (-1, window)).unflatten(2, (-1, window)).permute(0, 1, 2, 4, 6, 3, 5, 7)
-    return cut.flatten(5, 6).flatten(2, 3)
+    cut = torch.unflatten(torch.unflatten(maps_3BHWND, 3, (-1, window)), 2, (-1, window))
+    return cut.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 6).flatten(2, 3)
 
 
 def _joined(attended_BPNTD: Tensor, height: int, width: int, window: int) -> Tensor:
     """The windows put together and cropped, (B, H, W, C)."""
-    cut = attended_BPNTD.unflatten(3, (window, window)).unflatten(1, (-(-height // window), -1))
+    cut = torch.unflatten(torch.unflatten(attended_BPNTD, 3, (window, window)), 1, (-(-height // window), -1))
     filled = cut.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
     return filled[:, :height, :width]
