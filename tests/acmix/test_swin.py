@@ -43,10 +43,10 @@ def recorded(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return options, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # the file is no dict
 
 
-def official(size: str) -> dict[str, Tensor]:
+def official(size: str, device: str = "cpu") -> dict[str, Tensor]:
     """A released checkpoint's keys and shapes, full of zeros."""
     shapes = json.loads((GOLDEN / f"official_swin_{size}_acmix_state_dict.json").read_text())
-    return {key: torch.zeros(shape) for key, shape in shapes.items()}
+    return {key: torch.zeros(shape, device=device) for key, shape in shapes.items()}
 
 
 def test_golden_files_are_there():
@@ -88,17 +88,20 @@ def test_sizes_are_the_released_ones(name: str, params: int, macs: float, plain_
     assert totals["before"]["macs"] == pytest.approx(plain_macs, abs=max(0.01 * plain_macs, 5e7))
 
 
-@pytest.mark.parametrize(("name", "size"), [("swin_tiny", "t"), ("swin_small", "s")])
-def test_every_key_of_the_authors_checkpoint_has_its_place(name: str, size: str):
-    model = build(name, EVERY_SLOT, num_classes=1000, image_px=224)
-    authors.load(model, {"model": {f"module.{key}": value for key, value in official(size).items()}, "epoch": 299})
+def test_every_key_of_the_authors_checkpoint_has_its_place():
+    model = build("swin_tiny", EVERY_SLOT, num_classes=1000, image_px=224)
+    authors.load(model, {"model": {f"module.{key}": value for key, value in official("t").items()}, "epoch": 299})
     assert all(not value.any() for value in model.state_dict().values())
 
 
+def test_every_key_of_the_larger_one_is_known():
+    authors.load(on_meta("swin_small", EVERY_SLOT), official("s", "meta"))
+
+
 def test_a_checkpoint_without_its_masks_and_indices_loads_too():
-    model = build("swin_tiny", EVERY_SLOT, num_classes=1000, image_px=224)
+    model = on_meta("swin_tiny", EVERY_SLOT)
     remade = ("attn_mask", "relative_position_index")
-    weights = {key: value for key, value in official("t").items() if not key.endswith(remade)}
+    weights = {key: value for key, value in official("t", "meta").items() if not key.endswith(remade)}
     authors.load(model, weights)
     del weights["layers.0.blocks.0.attn.rate1"]
     with pytest.raises(CheckpointIncompatible, match=r"missing: layers\.0\.blocks\.0\.attn\.rate1$"):
@@ -265,7 +268,7 @@ def test_drop_path_grows_with_depth_and_is_off_in_evaluation():
 
 
 def test_weights_are_drawn_as_the_authors_do():
-    model = build("swin_tiny", num_classes=10, image_px=224)
+    model = build({"name": "swin_tiny", "options": {"embed_dim": 24}}, num_classes=10, image_px=224)
     attention = model.layers[3].blocks[0].attn
     assert attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.02)
     assert attention.relative_position_bias_table.std().item() == pytest.approx(0.02, rel=0.1)
