@@ -135,7 +135,7 @@ class Swin(nn.Module):
 class _FixedDepths(Swin):
     """Depths and heads are the name's, not options."""
 
-    smallest: ClassVar[Mapping[str, Any]] = {"embed_dim": 24, "window": 3, "patch_px": 1}
+    smallest: ClassVar[Mapping[str, Any]] = {"embed_dim": 12, "window": 2, "patch_px": 2}
 
     def __init__(
         self,
