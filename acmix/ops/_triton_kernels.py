@@ -1,25 +1,26 @@
 """Triton kernels of local attention: forward, gradient of the queries, gradients of the keys and values.
 
-Every program owns a tile, a rectangle of the map, and walks over lines, the rows of the rectangle around it that its
-windows touch: a tile of queries over lines of keys, or a tile of keys over lines of queries. So each result is written
-once, by one program, without atomics. What an axis adds to the logits follows from indices; nothing is looked up.
-Source: FlashAttention-2 (Dao, 2023) for the running softmax and for recomputing the weights from its logarithm.
+Every program owns a tile, a rectangle of the map, and walks over the lines (rows) of the rectangle around it that its
+windows touch: a tile of queries over lines of keys, or a tile of keys over lines of queries. So every result is
+written once, by one program, without atomics. What reflection adds to a logit follows from indices, one term an axis.
+Source: FlashAttention-2 (Dao, 2023) for the running softmax, and for the weights made again from its logarithm.
 """
 
-# Shapes: T positions of a tile, L positions of a line, D channels a head, filled up to BLOCK_D
-# Maps: keys H W, queries Y X. A lane is one head of one image.
-# Logits are in base 2, so that exp2 and log2, which a GPU has, undo each other.
+# Shapes: T positions of a tile, L positions of a line taken at once, D channels a head, filled up to BLOCK_D
+# Maps: keys H W, queries Y X. A lane is one head of one image. Strides are those of B, N, D, rows, columns.
+# Logits are in base 2, whose powers and logarithms a GPU has.
+# ruff: noqa: N803, N806, PLR0914  # constants are upper case, as is Triton's custom
 
 import math
 
 import triton
 import triton.language as tl
 
-# stands for log2(0): finite, so that no infinity minus infinity arises, and beyond any logit, so that exp2 makes it 0
+# stands for log2(0): finite, or infinities would be subtracted; beyond any logit, so its power of 2 is 0
 _NEVER = tl.constexpr(-1e30)
 _LOG2_E = tl.constexpr(1 / math.log(2))
 
-# sizes that vary from batch to batch; a program for each multiple of 16 would only be compiled again
+# these change from batch to batch; to compile anew for those that are 1 or a multiple of 16 would gain nothing
 _SIZES = ["heads", "height", "width", "rows", "columns"]
 
 
@@ -32,6 +33,7 @@ def forward(
     v_ptr,
     v_strides,
     out_ptr,
+    out_strides,
     log_total_ptr,
     heads,
     height,
@@ -49,17 +51,18 @@ def forward(
     TILE_X: tl.constexpr,
     LINE: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Attended values and log2 of each query's sum of exponentials, both contiguous."""
-    lane, top, left, y_T, x_T = _tile(rows, columns, TILE_Y, TILE_X)
+    """Attended values, and log2 of each query's sum of exponentials."""
     ACCUMULATOR: tl.constexpr = log_total_ptr.dtype.element_ty
+    lane, top, left, y_T, x_T = _tile(rows, columns, TILE_Y, TILE_X)
     channel_D = tl.arange(0, BLOCK_D)
-    inside_TD = ((y_T < rows) & (x_T < columns))[:, None] & (channel_D < CHANNELS)[None, :]
-    q_at_TD = _at(q_strides, channel_D[None, :], y_T[:, None], x_T[:, None])
-    q_TD = tl.load(_lane_of(q_ptr, q_strides, lane, heads) + q_at_TD, mask=inside_TD, other=0.0)
-    k_ptr = _lane_of(k_ptr, k_strides, lane, heads)
-    v_ptr = _lane_of(v_ptr, v_strides, lane, heads)
+    inside_T = (y_T < rows) & (x_T < columns)
+    inside_TD = inside_T[:, None] & (channel_D < CHANNELS)[None, :]
+    q_at_TD = q_ptr + _at(q_strides, lane, heads, channel_D[None, :], y_T[:, None], x_T[:, None])
+    out_at_TD = out_ptr + _at(out_strides, lane, heads, channel_D[None, :], y_T[:, None], x_T[:, None])
+    q_TD = tl.load(q_at_TD, mask=inside_TD, other=0.0).to(OPERAND)
 
     first_y, lines = _keys_of(top, height, WINDOW, STRIDE, DILATION, TILE_Y)
     first_x, line_keys = _keys_of(left, width, WINDOW, STRIDE, DILATION, TILE_X)
@@ -69,31 +72,33 @@ def forward(
     for piece in range(0, tl.cdiv(line_keys, LINE)):
         x_L = first_x + piece * LINE + tl.arange(0, LINE)
         inside_DL = (channel_D < CHANNELS)[:, None] & (x_L < width)[None, :]
-        bias_x_TL = _log_repeats(
-            x_T[:, None] * STRIDE, x_L[None, :], width, WINDOW, DILATION, FOLDS_X, ACCUMULATOR
-        )
+        k_at_DL = k_ptr + _at(k_strides, lane, heads, channel_D[:, None], first_y, x_L[None, :])
+        v_at_DL = v_ptr + _at(v_strides, lane, heads, channel_D[:, None], first_y, x_L[None, :])
+        bias_x_TL = _log_repeats(x_T[:, None] * STRIDE, x_L[None, :], width, WINDOW, DILATION, FOLDS_X, ACCUMULATOR)
         for line in range(0, lines):
-            y = first_y + line
-            k_DL = tl.load(k_ptr + _at(k_strides, channel_D[:, None], y, x_L[None, :]), mask=inside_DL, other=0.0)
-            v_DL = tl.load(v_ptr + _at(v_strides, channel_D[:, None], y, x_L[None, :]), mask=inside_DL, other=0.0)
-            bias_y_T = _log_repeats(y_T * STRIDE, y, height, WINDOW, DILATION, FOLDS_Y, ACCUMULATOR)
+            k_DL = tl.load(k_at_DL, mask=inside_DL, other=0.0).to(OPERAND)
+            v_DL = tl.load(v_at_DL, mask=inside_DL, other=0.0).to(OPERAND)
+            k_at_DL += k_strides[3]
+            v_at_DL += v_strides[3]
+            bias_y_T = _log_repeats(y_T * STRIDE, first_y + line, height, WINDOW, DILATION, FOLDS_Y, ACCUMULATOR)
             logits_TL = tl.dot(q_TD, k_DL, input_precision=PRECISION, out_dtype=ACCUMULATOR) * (SCALE * _LOG2_E)
             logits_TL += bias_x_TL + bias_y_T[:, None]
-            # whatever a query gathers before the first key in its reach, this factor turns into 0 once it comes
+            # what a query has gathered before the first key within its reach, this factor turns into 0 at that key
             higher_T = tl.maximum(highest_T, tl.max(logits_TL, 1))
             shrink_T = tl.exp2(highest_T - higher_T)
             weights_TL = tl.exp2(logits_TL - higher_T[:, None])
             total_T = total_T * shrink_T + tl.sum(weights_TL, 1)
-            out_TD = out_TD * shrink_T[:, None]
             out_TD = tl.dot(
-                weights_TL.to(v_DL.dtype), tl.trans(v_DL), out_TD, input_precision=PRECISION, out_dtype=ACCUMULATOR
+                weights_TL.to(OPERAND),
+                tl.trans(v_DL),
+                out_TD * shrink_T[:, None],
+                input_precision=PRECISION,
+                out_dtype=ACCUMULATOR,
             )
             highest_T = higher_T
 
-    at_TD = _at_contiguous(lane, channel_D[None, :], y_T[:, None], x_T[:, None], CHANNELS, rows, columns)
-    tl.store(out_ptr + at_TD, (out_TD / total_T[:, None]).to(out_ptr.dtype.element_ty), mask=inside_TD)
-    at_T = _at_contiguous(lane, 0, y_T, x_T, 1, rows, columns)
-    tl.store(log_total_ptr + at_T, highest_T + tl.log2(total_T), mask=(y_T < rows) & (x_T < columns))
+    tl.store(out_at_TD, (out_TD / total_T[:, None]).to(out_ptr.dtype.element_ty), mask=inside_TD)
+    tl.store(log_total_ptr + (lane * rows + y_T) * columns + x_T, highest_T + tl.log2(total_T), mask=inside_T)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -105,10 +110,13 @@ def backward_queries(
     v_ptr,
     v_strides,
     out_ptr,
+    out_strides,
     grad_out_ptr,
+    grad_out_strides,
     log_total_ptr,
-    shared_ptr,
+    expected_ptr,
     grad_q_ptr,
+    grad_q_strides,
     heads,
     height,
     width,
@@ -125,25 +133,26 @@ def backward_queries(
     TILE_X: tl.constexpr,
     LINE: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Gradient of the queries, and what the softmax takes off all of a query's weights' gradients, for the keys."""
-    lane, top, left, y_T, x_T = _tile(rows, columns, TILE_Y, TILE_X)
+    """Gradient of the queries; and for the next kernel, the mean of the gradients of each query's weights under them."""
     ACCUMULATOR: tl.constexpr = log_total_ptr.dtype.element_ty
+    lane, top, left, y_T, x_T = _tile(rows, columns, TILE_Y, TILE_X)
     channel_D = tl.arange(0, BLOCK_D)
     inside_T = (y_T < rows) & (x_T < columns)
     inside_TD = inside_T[:, None] & (channel_D < CHANNELS)[None, :]
-    q_at_TD = _at(q_strides, channel_D[None, :], y_T[:, None], x_T[:, None])
-    q_TD = tl.load(_lane_of(q_ptr, q_strides, lane, heads) + q_at_TD, mask=inside_TD, other=0.0)
-    at_T = _at_contiguous(lane, 0, y_T, x_T, 1, rows, columns)
-    at_TD = _at_contiguous(lane, channel_D[None, :], y_T[:, None], x_T[:, None], CHANNELS, rows, columns)
-    grad_out_TD = tl.load(grad_out_ptr + at_TD, mask=inside_TD, other=0.0)
-    out_TD = tl.load(out_ptr + at_TD, mask=inside_TD, other=0.0)
+    q_at_TD = q_ptr + _at(q_strides, lane, heads, channel_D[None, :], y_T[:, None], x_T[:, None])
+    out_at_TD = out_ptr + _at(out_strides, lane, heads, channel_D[None, :], y_T[:, None], x_T[:, None])
+    grad_out_at_TD = grad_out_ptr + _at(grad_out_strides, lane, heads, channel_D[None, :], y_T[:, None], x_T[:, None])
+    grad_q_at_TD = grad_q_ptr + _at(grad_q_strides, lane, heads, channel_D[None, :], y_T[:, None], x_T[:, None])
+    at_T = (lane * rows + y_T) * columns + x_T
+    q_TD = tl.load(q_at_TD, mask=inside_TD, other=0.0).to(OPERAND)
+    grad_out_TD = tl.load(grad_out_at_TD, mask=inside_TD, other=0.0).to(OPERAND)
+    out_TD = tl.load(out_at_TD, mask=inside_TD, other=0.0)
     log_total_T = tl.load(log_total_ptr + at_T, mask=inside_T, other=0.0)
-    shared_T = tl.sum(out_TD.to(ACCUMULATOR) * grad_out_TD.to(ACCUMULATOR), 1)
-    tl.store(shared_ptr + at_T, shared_T, mask=inside_T)
-    k_ptr = _lane_of(k_ptr, k_strides, lane, heads)
-    v_ptr = _lane_of(v_ptr, v_strides, lane, heads)
+    expected_T = tl.sum(out_TD.to(ACCUMULATOR) * grad_out_TD.to(ACCUMULATOR), 1)
+    tl.store(expected_ptr + at_T, expected_T, mask=inside_T)
 
     first_y, lines = _keys_of(top, height, WINDOW, STRIDE, DILATION, TILE_Y)
     first_x, line_keys = _keys_of(left, width, WINDOW, STRIDE, DILATION, TILE_X)
@@ -151,22 +160,28 @@ def backward_queries(
     for piece in range(0, tl.cdiv(line_keys, LINE)):
         x_L = first_x + piece * LINE + tl.arange(0, LINE)
         inside_DL = (channel_D < CHANNELS)[:, None] & (x_L < width)[None, :]
-        bias_x_TL = _log_repeats(
-            x_T[:, None] * STRIDE, x_L[None, :], width, WINDOW, DILATION, FOLDS_X, ACCUMULATOR
-        )
+        k_at_DL = k_ptr + _at(k_strides, lane, heads, channel_D[:, None], first_y, x_L[None, :])
+        v_at_DL = v_ptr + _at(v_strides, lane, heads, channel_D[:, None], first_y, x_L[None, :])
+        bias_x_TL = _log_repeats(x_T[:, None] * STRIDE, x_L[None, :], width, WINDOW, DILATION, FOLDS_X, ACCUMULATOR)
         for line in range(0, lines):
-            y = first_y + line
-            k_DL = tl.load(k_ptr + _at(k_strides, channel_D[:, None], y, x_L[None, :]), mask=inside_DL, other=0.0)
-            v_DL = tl.load(v_ptr + _at(v_strides, channel_D[:, None], y, x_L[None, :]), mask=inside_DL, other=0.0)
-            bias_y_T = _log_repeats(y_T * STRIDE, y, height, WINDOW, DILATION, FOLDS_Y, ACCUMULATOR)
+            k_DL = tl.load(k_at_DL, mask=inside_DL, other=0.0).to(OPERAND)
+            v_DL = tl.load(v_at_DL, mask=inside_DL, other=0.0).to(OPERAND)
+            k_at_DL += k_strides[3]
+            v_at_DL += v_strides[3]
+            bias_y_T = _log_repeats(y_T * STRIDE, first_y + line, height, WINDOW, DILATION, FOLDS_Y, ACCUMULATOR)
             logits_TL = tl.dot(q_TD, k_DL, input_precision=PRECISION, out_dtype=ACCUMULATOR) * (SCALE * _LOG2_E)
             weights_TL = tl.exp2(logits_TL + bias_x_TL + (bias_y_T - log_total_T)[:, None])
             grad_weights_TL = tl.dot(grad_out_TD, v_DL, input_precision=PRECISION, out_dtype=ACCUMULATOR)
-            grad_logits_TL = weights_TL * (grad_weights_TL - shared_T[:, None])
+            grad_logits_TL = weights_TL * (grad_weights_TL - expected_T[:, None])
             grad_q_TD = tl.dot(
-                grad_logits_TL.to(k_DL.dtype), tl.trans(k_DL), grad_q_TD, input_precision=PRECISION, out_dtype=ACCUMULATOR
+                grad_logits_TL.to(OPERAND),
+                tl.trans(k_DL),
+                grad_q_TD,
+                input_precision=PRECISION,
+                out_dtype=ACCUMULATOR,
             )
-    tl.store(grad_q_ptr + at_TD, (grad_q_TD * SCALE).to(grad_q_ptr.dtype.element_ty), mask=inside_TD)
+
+    tl.store(grad_q_at_TD, (grad_q_TD * SCALE).to(grad_q_ptr.dtype.element_ty), mask=inside_TD)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -178,10 +193,13 @@ def backward_keys_values(
     v_ptr,
     v_strides,
     grad_out_ptr,
+    grad_out_strides,
     log_total_ptr,
-    shared_ptr,
+    expected_ptr,
     grad_k_ptr,
+    grad_k_strides,
     grad_v_ptr,
+    grad_v_strides,
     heads,
     height,
     width,
@@ -198,18 +216,20 @@ def backward_keys_values(
     TILE_X: tl.constexpr,
     LINE: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Gradients of a tile of keys and values, from the lines of queries whose folded windows can hold them."""
-    lane, top, left, y_T, x_T = _tile(height, width, TILE_Y, TILE_X)
+    """Gradients of a tile of keys and values, from the lines of queries whose windows can hold them."""
     ACCUMULATOR: tl.constexpr = log_total_ptr.dtype.element_ty
+    lane, top, left, y_T, x_T = _tile(height, width, TILE_Y, TILE_X)
     channel_D = tl.arange(0, BLOCK_D)
     inside_TD = ((y_T < height) & (x_T < width))[:, None] & (channel_D < CHANNELS)[None, :]
-    k_at_TD = _at(k_strides, channel_D[None, :], y_T[:, None], x_T[:, None])
-    v_at_TD = _at(v_strides, channel_D[None, :], y_T[:, None], x_T[:, None])
-    k_TD = tl.load(_lane_of(k_ptr, k_strides, lane, heads) + k_at_TD, mask=inside_TD, other=0.0)
-    v_TD = tl.load(_lane_of(v_ptr, v_strides, lane, heads) + v_at_TD, mask=inside_TD, other=0.0)
-    q_ptr = _lane_of(q_ptr, q_strides, lane, heads)
+    k_at_TD = k_ptr + _at(k_strides, lane, heads, channel_D[None, :], y_T[:, None], x_T[:, None])
+    v_at_TD = v_ptr + _at(v_strides, lane, heads, channel_D[None, :], y_T[:, None], x_T[:, None])
+    grad_k_at_TD = grad_k_ptr + _at(grad_k_strides, lane, heads, channel_D[None, :], y_T[:, None], x_T[:, None])
+    grad_v_at_TD = grad_v_ptr + _at(grad_v_strides, lane, heads, channel_D[None, :], y_T[:, None], x_T[:, None])
+    k_TD = tl.load(k_at_TD, mask=inside_TD, other=0.0).to(OPERAND)
+    v_TD = tl.load(v_at_TD, mask=inside_TD, other=0.0).to(OPERAND)
 
     first_y, lines = _queries_of(top, rows, WINDOW, STRIDE, DILATION, TILE_Y)
     first_x, line_queries = _queries_of(left, columns, WINDOW, STRIDE, DILATION, TILE_X)
@@ -219,35 +239,42 @@ def backward_keys_values(
         x_L = first_x + piece * LINE + tl.arange(0, LINE)
         inside_L = x_L < columns
         inside_DL = (channel_D < CHANNELS)[:, None] & inside_L[None, :]
-        bias_x_TL = _log_repeats(
-            x_L[None, :] * STRIDE, x_T[:, None], width, WINDOW, DILATION, FOLDS_X, ACCUMULATOR
+        q_at_DL = q_ptr + _at(q_strides, lane, heads, channel_D[:, None], first_y, x_L[None, :])
+        grad_out_at_DL = grad_out_ptr + _at(
+            grad_out_strides, lane, heads, channel_D[:, None], first_y, x_L[None, :]
         )
+        at_L = (lane * rows + first_y) * columns + x_L
+        bias_x_TL = _log_repeats(x_L[None, :] * STRIDE, x_T[:, None], width, WINDOW, DILATION, FOLDS_X, ACCUMULATOR)
         for line in range(0, lines):
-            y = first_y + line
-            at_L = _at_contiguous(lane, 0, y, x_L, 1, rows, columns)
-            at_DL = _at_contiguous(lane, channel_D[:, None], y, x_L[None, :], CHANNELS, rows, columns)
-            q_DL = tl.load(q_ptr + _at(q_strides, channel_D[:, None], y, x_L[None, :]), mask=inside_DL, other=0.0)
-            grad_out_DL = tl.load(grad_out_ptr + at_DL, mask=inside_DL, other=0.0)
+            q_DL = tl.load(q_at_DL, mask=inside_DL, other=0.0).to(OPERAND)
+            grad_out_DL = tl.load(grad_out_at_DL, mask=inside_DL, other=0.0).to(OPERAND)
             log_total_L = tl.load(log_total_ptr + at_L, mask=inside_L, other=0.0)
-            shared_L = tl.load(shared_ptr + at_L, mask=inside_L, other=0.0)
-            bias_y_T = _log_repeats(y * STRIDE, y_T, height, WINDOW, DILATION, FOLDS_Y, ACCUMULATOR)
+            expected_L = tl.load(expected_ptr + at_L, mask=inside_L, other=0.0)
+            q_at_DL += q_strides[3]
+            grad_out_at_DL += grad_out_strides[3]
+            at_L += columns
+            bias_y_T = _log_repeats((first_y + line) * STRIDE, y_T, height, WINDOW, DILATION, FOLDS_Y, ACCUMULATOR)
             logits_TL = tl.dot(k_TD, q_DL, input_precision=PRECISION, out_dtype=ACCUMULATOR) * (SCALE * _LOG2_E)
             weights_TL = tl.exp2(logits_TL + bias_x_TL + bias_y_T[:, None] - log_total_L[None, :])
             grad_v_TD = tl.dot(
-                weights_TL.to(v_TD.dtype),
+                weights_TL.to(OPERAND),
                 tl.trans(grad_out_DL),
                 grad_v_TD,
                 input_precision=PRECISION,
                 out_dtype=ACCUMULATOR,
             )
             grad_weights_TL = tl.dot(v_TD, grad_out_DL, input_precision=PRECISION, out_dtype=ACCUMULATOR)
-            grad_logits_TL = weights_TL * (grad_weights_TL - shared_L[None, :])
+            grad_logits_TL = weights_TL * (grad_weights_TL - expected_L[None, :])
             grad_k_TD = tl.dot(
-                grad_logits_TL.to(q_DL.dtype), tl.trans(q_DL), grad_k_TD, input_precision=PRECISION, out_dtype=ACCUMULATOR
+                grad_logits_TL.to(OPERAND),
+                tl.trans(q_DL),
+                grad_k_TD,
+                input_precision=PRECISION,
+                out_dtype=ACCUMULATOR,
             )
-    at_TD = _at_contiguous(lane, channel_D[None, :], y_T[:, None], x_T[:, None], CHANNELS, height, width)
-    tl.store(grad_k_ptr + at_TD, (grad_k_TD * SCALE).to(grad_k_ptr.dtype.element_ty), mask=inside_TD)
-    tl.store(grad_v_ptr + at_TD, grad_v_TD.to(grad_v_ptr.dtype.element_ty), mask=inside_TD)
+
+    tl.store(grad_k_at_TD, (grad_k_TD * SCALE).to(grad_k_ptr.dtype.element_ty), mask=inside_TD)
+    tl.store(grad_v_at_TD, grad_v_TD.to(grad_v_ptr.dtype.element_ty), mask=inside_TD)
 
 
 @triton.jit
@@ -260,32 +287,28 @@ def _log_repeats(
     FOLDS: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
 ):
-    """log2 of how often the reflected window around the position `query` holds the key at `key`, along one axis.
+    """log2 of how often the reflected window around position `query` holds the key at `key`, along one axis.
 
-    Two facing mirrors show a key again and again: at `key` and `-key`, each moved by multiples of the period. A key
-    on a mirror coincides with its image. The window holds as many copies as it meets images; FOLDS periods either
-    way, and one more for the far mirror, are all it can reach.
+    A key between two facing mirrors is seen at `key` and at `-key`, both moved by any multiple of the period; on a
+    mirror it is its own image. A window holds it as often as it meets one of these. FOLDS periods either way, and
+    one more for the mirror at the far end, are all that a window comes across.
     """
+    reach: tl.constexpr = DILATION * (WINDOW - 1) // 2
     period = tl.maximum(2 * (side - 1), 1)
-    off_mirror = (key > 0) & (key < side - 1)
-    repeats = tl.zeros_like(query + key)
+    off_mirrors = (key > 0) & (key < side - 1)
+    repeats = (query + key) * 0
     for fold in tl.static_range(-FOLDS, FOLDS + 2):
-        repeats += _holds(fold * period + key - query, WINDOW, DILATION).to(tl.int32)
-        repeats += (_holds(fold * period - key - query, WINDOW, DILATION) & off_mirror).to(tl.int32)
+        moved = fold * period + key - query
+        mirrored = fold * period - key - query
+        repeats += (tl.abs(moved) <= reach) & ((moved + reach) % DILATION == 0)
+        repeats += (tl.abs(mirrored) <= reach) & ((mirrored + reach) % DILATION == 0) & off_mirrors
     seen = (repeats > 0) & (query < side) & (key < side)
     return tl.where(seen, tl.log2(tl.maximum(repeats, 1).to(ACCUMULATOR)), _NEVER)
 
 
 @triton.jit
-def _holds(offset, WINDOW: tl.constexpr, DILATION: tl.constexpr):
-    """Whether a window holds what lies at `offset` from its centre."""
-    reach: tl.constexpr = DILATION * (WINDOW - 1) // 2
-    return (offset >= -reach) & (offset <= reach) & ((offset + reach) % DILATION == 0)
-
-
-@triton.jit
 def _tile(rows, columns, TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
-    """This program's lane, its tile's top and left, and the positions in it; those past the map's end are masked."""
+    """This program's lane; its tile's top and left; row and column of its positions, the last beyond the map's end."""
     across = tl.cdiv(columns, TILE_X)
     tiles = across * tl.cdiv(rows, TILE_Y)
     program = tl.program_id(0)
@@ -296,40 +319,26 @@ def _tile(rows, columns, TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
 
 
 @triton.jit
-def _keys_of(
-    top, height, WINDOW: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, TILE: tl.constexpr
-):
-    """First key and number of keys, along one axis, that a tile of queries can reach: folding takes none further."""
+def _keys_of(start, side, WINDOW: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, TILE: tl.constexpr):
+    """First key, and number of keys, that a tile of queries reaches along one axis: folding takes none further."""
     reach: tl.constexpr = DILATION * (WINDOW - 1) // 2
-    first = tl.maximum(top * STRIDE - reach, 0)
-    last = tl.minimum((top + TILE - 1) * STRIDE + reach, height - 1)
+    first = tl.maximum(start * STRIDE - reach, 0)
+    last = tl.minimum((start + TILE - 1) * STRIDE + reach, side - 1)
     return first, last - first + 1
 
 
 @triton.jit
-def _queries_of(
-    top, rows, WINDOW: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, TILE: tl.constexpr
-):
-    """First query and number of queries, along one axis, that can reach a tile of keys."""
+def _queries_of(start, queries, WINDOW: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, TILE: tl.constexpr):
+    """First query, and number of queries, that reach a tile of keys along one axis."""
     reach: tl.constexpr = DILATION * (WINDOW - 1) // 2
-    first = tl.cdiv(tl.maximum(top - reach, 0), STRIDE)
-    last = tl.minimum((top + TILE - 1 + reach) // STRIDE, rows - 1)
+    first = tl.cdiv(tl.maximum(start - reach, 0), STRIDE)
+    last = tl.minimum((start + TILE - 1 + reach) // STRIDE, queries - 1)
     return first, last - first + 1
 
 
 @triton.jit
-def _lane_of(base, strides, lane, heads):
-    """Where the lane's map begins."""
-    return base + (lane // heads) * strides[0] + (lane % heads) * strides[1]
-
-
-@triton.jit
-def _at(strides, channel, y, x):
-    """Offsets within a lane, in 64 bits: one image can hold over 2^31 elements."""
-    return channel.to(tl.int64) * strides[2] + y.to(tl.int64) * strides[3] + x.to(tl.int64) * strides[4]
-
-
-@triton.jit
-def _at_contiguous(lane, channel, y, x, CHANNELS: tl.constexpr, rows, columns):
-    """Offsets in a contiguous tensor of all lanes."""
-    return ((lane * CHANNELS + channel) * rows + y) * columns + x
+def _at(strides, lane, heads, channel, y, x):
+    """Offsets of positions and channels in 64 bits: a batch can hold over 2^31 elements."""
+    image, head = lane // heads, lane % heads
+    within = channel.to(tl.int64) * strides[2] + y.to(tl.int64) * strides[3] + x.to(tl.int64) * strides[4]
+    return image * strides[0] + head * strides[1] + within
