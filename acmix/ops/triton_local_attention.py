@@ -53,7 +53,7 @@ def triton_local_attention(
 def _runs_on(device_type: str, index: int | None, dtype: torch.dtype) -> bool:
     if not _TRITON_INSTALLED:
         return False
-    if device_type == "cuda" and torch.version.cuda is not None:
+    if device_type == "cuda" and torch.version.cuda is not None and torch.cuda.is_available():
         return torch.cuda.get_device_capability(index) >= ((8, 0) if dtype == torch.bfloat16 else (7, 0))
     return device_type == "cpu" and _interpreted()
 
