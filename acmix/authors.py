@@ -16,11 +16,10 @@ NAMES = {
     "k_proj": "conv2",
     "v_proj": "conv3",
     "position_proj": "conv_p",
-    "fc": "fc",
-    "dep_conv": "dep_conv",
-}
+}  # of an ACmix layer's parts; the others are called as they are here
 _NESTS = ("model", "state_dict")  # where their training scripts put the weights
 _WRAPPER = "module."  # left by data parallel training
+_REMADE = ("attn_mask", "relative_position_index")  # buffers of their Swin; here made when needed
 
 
 def load(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
@@ -66,7 +65,7 @@ def _their_name(key: str, layers: Iterable[str]) -> str:
         prefix = f"{layer}." if layer else ""
         if key.startswith(prefix):
             part, dot, rest = key.removeprefix(prefix).partition(".")
-            return f"{prefix}{NAMES[part]}{dot}{rest}"
+            return f"{prefix}{NAMES.get(part, part)}{dot}{rest}"
     return key
 
 
@@ -74,7 +73,7 @@ def _check(weights: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
     faults = []
     if missing := [key for key in expected if key not in weights]:
         faults.append(f"missing: {_listed(missing)}")
-    if unexpected := [key for key in weights if key not in expected]:
+    if unexpected := [key for key in weights if key not in expected and not key.endswith(_REMADE)]:
         faults.append(f"unexpected: {_listed(unexpected)}")
     for key, value in expected.items():
         shape, needed = getattr(weights.get(key, value), "shape", None), value.shape

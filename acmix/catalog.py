@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+NO_SLOTS = "the backbone has no layer that ACmix can stand in for; without swaps it trains as it is"
+
 
 class CatalogPart(BaseModel):
     """Stored and read back by other versions: unknown fields are ignored."""
@@ -44,13 +46,15 @@ class SlotPattern(CatalogPart):
     channels: list[int]
     strides: list[int]
     first_stage: int = 1
+    channels_option: str | None = None  # names the option that replaces channels[0]; the others keep their proportion
+    stages_vary: bool = False  # the depths option may hold fewer numbers than there are channels
     depths_option: str | None = None
     width_option: str | None = None
 
     def slots(self, options: Mapping[str, Any]) -> list[Slot]:
         """The slots under these options, in depth order."""
         depths = options.get(self.depths_option or "", self.depths)
-        width = options.get(self.width_option or "", 1.0)
+        width = self._width(options)
         return [
             Slot(
                 name=self.name.format(stage=stage + self.first_stage, block=block),
@@ -61,6 +65,12 @@ class SlotPattern(CatalogPart):
             for stage, depth in enumerate(depths)
             for block in range(depth)
         ]
+
+    def _width(self, options: Mapping[str, Any]) -> float:
+        """What the options multiply the channels by."""
+        first: int = options.get(self.channels_option or "", self.channels[0])
+        factor: float = options.get(self.width_option or "", 1.0)
+        return factor * first / self.channels[0]
 
 
 def scaled(channels: int, width: float) -> int:
@@ -74,6 +84,11 @@ class BackboneEntry(Entry):
     slots: list[Slot] | None = Field(description="with the default options; null where only the model itself tells")
     slot_pattern: SlotPattern | None = Field(None, description="how options move the slots")
     variants: list[str] = Field([], description="of a family: what may follow its name and a slash")
+
+    def stands_for(self, name: str) -> bool:
+        """Whether a spec can name it so: a family only with one of its variants."""
+        own_name, _, variant = name.partition("/")
+        return own_name == self.name and variant in self.variants if self.variants else name == self.name
 
     def slots_under(self, options: Mapping[str, Any]) -> list[Slot] | None:
         """The slots of this backbone built with `options`, in depth order; None where only the model itself tells."""
@@ -136,14 +151,21 @@ class Catalog(CatalogPart):
     augments: list[Entry] = []
     presets: list[Preset] = []
 
+    def backbone(self, name: str) -> BackboneEntry | None:
+        """The entry of that name, or of the family that has that variant."""
+        return next((entry for entry in self.backbones if entry.stands_for(name)), None)
+
     @classmethod
     def union(cls, catalogs: Sequence["Catalog"]) -> "Catalog":
-        """One menu of several; where two define a name, the first wins."""
+        """One menu of several; where two define a name, the first wins, but a family has the variants of both."""
         merged: dict[str, dict[str, Any]] = {section: {} for section in cls.model_fields}
         for catalog in catalogs:
             for section, entries in merged.items():
                 for entry in getattr(catalog, section):
-                    entries.setdefault(entry.name, entry)
+                    first = entries.setdefault(entry.name, entry)
+                    if isinstance(entry, BackboneEntry) and entry.variants != first.variants:
+                        variants = [*dict.fromkeys((*first.variants, *entry.variants))]
+                        entries[entry.name] = first.model_copy(update={"variants": variants})
         return cls(**{section: list(entries.values()) for section, entries in merged.items()})
 
 
@@ -158,9 +180,11 @@ def claim(swaps: Sequence[Sequence[str]], slots: Sequence[str]) -> tuple[dict[st
         The index of the claiming swap by slot name, in depth order, and the faults: (swap index, sentence)
         for every glob that matches nothing and every slot claimed a second time.
     """
+    if not slots:
+        return {}, [(index, NO_SLOTS) for index in range(len(swaps))]
     claims: dict[str, int] = {}
     faults: list[tuple[int, str]] = []
-    listed = ", ".join(slots) or "none"
+    listed = ", ".join(slots)
     for index, globs in enumerate(swaps):
         for glob in globs:
             if not any(fnmatchcase(slot, glob) for slot in slots):

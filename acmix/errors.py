@@ -160,3 +160,14 @@ def unknown_name(what: str, name: str, names: Sequence[str]) -> str:
     close = nearest(name, names)
     offer = f"nearest: {', '.join(close)}" if close else f"there are: {', '.join(sorted(names)[:30]) or 'none'}"
     return f"no {what} is named {name[:60]!r}; {offer}"
+
+
+def unknown_variant(what: str, name: str, variants: Sequence[str]) -> str:
+    """The sentence for `family` alone, or for `family/variant` where the family has no such variant."""
+    family, slash, variant = name.partition("/")
+    if not slash:
+        such = f"{family}/{min(variants, key=len)}"
+        return f"{family} is a family of {len(variants)} {what}s; add the name of one, such as {such}"
+    close = nearest(variant, variants)
+    offer = f"nearest: {', '.join(f'{family}/{each}' for each in close)}" if close else "the catalog lists its variants"
+    return f"no {what} is named {name[:60]!r}; {offer}"

@@ -43,7 +43,9 @@ def _functions(table: Mapping[str, Callable[..., Any]]) -> list[Entry]:
 
 
 def _backbone(name: str, backbone: type[Any]) -> BackboneEntry:
-    """Its slots are found in the model itself, built without memory for its weights."""
+    """Its slots are found in the model itself, built without memory for its weights; a family has too many of them."""
+    if registry.is_family(backbone):
+        return BackboneEntry(**_entry(name, backbone), slots=None, variants=list(backbone.variants()))
     with torch.device("meta"):
         slots = find(backbone(1))
     return BackboneEntry(**_entry(name, backbone), slots=slots, slot_pattern=backbone.slot_pattern)

@@ -21,7 +21,8 @@ def build(
     """The model that a spec's `backbone` and `swaps` describe, its random weights drawn from torch's global generator.
 
     Args:
-        backbone: a name, or what a spec has: {"name": "resnet26", "options": {"width": 0.25}}.
+        backbone: a name, timm/resnet18 for one of a family, or what a spec has: {"name": "resnet26", "options":
+            {"width": 0.25}}.
         swaps: what a spec has: [{"layers": "layer4.*", "mixer": {"name": "acmix", "options": {"heads": 8}}}].
         num_classes: outputs of the classifier.
         image_px: side of the square images; only some backbones depend on it.
@@ -29,8 +30,8 @@ def build(
     choice = Backbone.model_validate({"name": backbone} if isinstance(backbone, str) else backbone)
     entry = registry.get("backbones", choice.name)
     options = registry.check_options(entry, choice.options, where=f"backbone {choice.name!r}")
-    if "image_px" in inspect.signature(entry).parameters:
-        options["image_px"] = image_px
-    model: nn.Module = entry(num_classes, **options)
+    known = {"num_classes": num_classes, "image_px": image_px, "variant": choice.name.partition("/")[2]}
+    asked = inspect.signature(entry).parameters
+    model: nn.Module = entry(**{name: value for name, value in known.items() if name in asked}, **options)
     swap(model, swaps)
     return model

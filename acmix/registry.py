@@ -2,6 +2,9 @@
 
 The keyword-only arguments of its constructor (of `replacing`, for a mixer) are its options: the signature is the
 schema. Positional arguments are what the builder knows (number of classes, the layer to replace, where data lies).
+
+A class with a static method `variants` is a family: `timm` stands for timm/resnet18 and all the others, and is told
+which one in its positional argument `variant`.
 """
 
 import inspect
@@ -13,7 +16,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from acmix.errors import NameNotFound, OptionInvalid, unknown_name
+from acmix.errors import NameNotFound, OptionInvalid, unknown_name, unknown_variant
 
 Folder = Literal["backbones", "mixers", "datasets", "tasks"]
 
@@ -48,17 +51,28 @@ def _key(entry: type[Any]) -> str:
 
 
 def get(folder: Folder, name: str) -> type[Any]:
-    """The class of that name; NameNotFound names the nearest."""
-    known = entries(folder)
-    if name not in known:
-        raise NameNotFound(unknown_name(folder.removesuffix("s"), name, list(known)))
-    return known[name]
+    """The class of that name, or the family of that variant; NameNotFound names the nearest."""
+    known, what = entries(folder), folder.removesuffix("s")
+    own_name, _, variant = name.partition("/")
+    entry = known.get(own_name)
+    if entry is not None and is_family(entry):
+        variants = entry.variants()
+        if variant not in variants:
+            raise NameNotFound(unknown_variant(what, name, variants))
+    elif name not in known:
+        raise NameNotFound(unknown_name(what, name, list(known)))
+    return known[own_name]
+
+
+def is_family(entry: type[Any]) -> bool:
+    """Whether the class stands for many models."""
+    return hasattr(entry, "variants")
 
 
 @cache
 def options_model(of: Callable[..., Any]) -> type[BaseModel]:
     """A pydantic model of the keyword-only arguments of a function or class."""
-    target = of.__init__ if inspect.isclass(of) else of
+    target = _constructor(of) if inspect.isclass(of) else of
     hints = get_type_hints(target, include_extras=True)
     fields: dict[str, Any] = {
         parameter.name: (hints[parameter.name], ... if parameter.default is parameter.empty else parameter.default)
@@ -67,6 +81,11 @@ def options_model(of: Callable[..., Any]) -> type[BaseModel]:
     }
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
     return create_model(f"{of.__qualname__}Options", __config__=config, **fields)
+
+
+def _constructor(of: type[Any]) -> Callable[..., Any]:
+    """What takes the arguments of a class: `__new__` where it makes something else."""
+    return of.__new__ if "__new__" in vars(of) else of.__init__
 
 
 def schema(of: Callable[..., Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from math import gcd
 from typing import Any, TypeVar
 
 from acmix.catalog import BackboneEntry, Catalog, Entry, MixerEntry, MixerForm, Slot, claim
-from acmix.errors import Problem, nearest, unknown_name
+from acmix.errors import Problem, nearest, unknown_name, unknown_variant
 from acmix.option_schema import Path, option_problems, with_defaults
 from acmix.spec import Choice, FlatChoice, JobSpec, Swap, pointer
 
@@ -66,7 +66,7 @@ class _Place:
     def problems(self) -> list[Problem]:
         entry = _entry(self.entries, self.choice.name)
         if entry is None:
-            return [_unknown_name(self.what, self.path, self.choice.name, [each.name for each in self.entries])]
+            return [_unknown_entry(self.what, self.path, self.choice.name, self.entries)]
         at = self.path if isinstance(self.choice, FlatChoice) else (*self.path, "options")
         return option_problems(entry.options, self.choice.options, at)
 
@@ -91,6 +91,21 @@ def _unknown_name(what: str, path: Path, name: str, names: Sequence[str]) -> Pro
         allowed=sorted(names),
         fixes=nearest(name, names) or None,
     )
+
+
+def _unknown_entry(what: str, path: Path, name: str, entries: Sequence[Entry]) -> Problem:
+    """The nearest names; of a family the nearest variants, since all of them would be too many."""
+    families = [each for each in entries if isinstance(each, BackboneEntry) and each.variants]
+    at, (own_name, _, variant) = pointer((*path, "name")), name.partition("/")
+    for family in families:
+        if family.name == own_name:
+            fixes = [f"{own_name}/{each}" for each in nearest(variant, family.variants)]
+            sentence = unknown_variant(what, name, family.variants)
+            return Problem(at, "unknown_name", sentence, fixes=fixes or None)
+        if name in family.variants:
+            whole = f"{family.name}/{name}"
+            return Problem(at, "unknown_name", f"no {what} is named {name!r}; {whole} is", fixes=[whole])
+    return _unknown_name(what, path, name, [each.name for each in entries if each not in families])
 
 
 def _task_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
@@ -152,8 +167,9 @@ def _depth_problems(backbone: BackboneEntry, options: Mapping[str, Any]) -> list
         return []
     depths, stages = options[pattern.depths_option], len(pattern.channels)
     at = pointer(("backbone", "options", pattern.depths_option))
-    if len(depths) != stages:
-        return [Problem(at, "out_of_bounds", f"{pattern.depths_option} must hold {stages} numbers", limit=stages)]
+    if len(depths) > stages or (len(depths) < stages and not pattern.stages_vary):
+        how_many = f"at most {stages}" if pattern.stages_vary else str(stages)
+        return [Problem(at, "out_of_bounds", f"{pattern.depths_option} must hold {how_many} numbers", limit=stages)]
     if sum(depths) > MAX_SLOTS:
         message = f"{pattern.depths_option} must sum to at most {MAX_SLOTS} blocks"
         return [Problem(at, "out_of_bounds", message, limit=MAX_SLOTS)]
@@ -271,4 +287,8 @@ def _filled_swaps(spec: JobSpec, catalog: Catalog) -> list[Swap]:
 
 
 def _entry(entries: Sequence[_Named], name: str) -> _Named | None:
-    return next((entry for entry in entries if entry.name == name), None)
+    return next((entry for entry in entries if _stands_for(entry, name)), None)
+
+
+def _stands_for(entry: Entry | MixerEntry, name: str) -> bool:
+    return entry.stands_for(name) if isinstance(entry, BackboneEntry) else entry.name == name

@@ -120,7 +120,6 @@ class Node:
             return False
         wanted = {
             ("tasks", job.task.name),
-            ("backbones", job.backbone.name),
             ("datasets", job.dataset.name),
             ("optimizers", job.training.optimizer.name),
             ("schedules", job.training.schedule.name),
@@ -128,7 +127,8 @@ class Node:
             *(("mixers", swap.mixer.name) for swap in job.swaps),
         }
         menu = self.card.catalog
-        return all(any(entry.name == name for entry in getattr(menu, section)) for section, name in wanted)
+        named = all(any(entry.name == name for entry in getattr(menu, section)) for section, name in wanted)
+        return named and menu.backbone(job.backbone.name) is not None
 
     def _look_for_ever(self) -> None:
         """A message may be lost: look at the ledger now and then."""

@@ -4,8 +4,9 @@ from torch import nn
 
 from acmix.mixers._layer import ACmixLayer
 from acmix.mixers.conv import ACmixConv2d
+from acmix.mixers.window import ACmixWindow
 
-__all__ = ["ACmixConv2d", "ACmixLayer", "layers_of"]
+__all__ = ["ACmixConv2d", "ACmixLayer", "ACmixWindow", "layers_of"]
 
 
 def layers_of(model: nn.Module) -> dict[str, ACmixLayer]:

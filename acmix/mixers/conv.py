@@ -27,7 +27,7 @@ from acmix.mixers._layer import (
     check_odd,
     packed,
 )
-from acmix.ops.local_attention import local_attention
+from acmix.ops.local_attention import packed_attention
 from acmix.ops.shift_conv import Shift
 from acmix.registry import OddInt
 
@@ -117,7 +117,8 @@ class ACmixConv2d(ACmixLayer):
         projection_FI11, bias_F = self._projection("weight"), self._projection("bias")
         if not self.has_attention:
             return self._convolution_of(x_BIHW, projection_FI11.flatten(1), bias_F)
-        features_BFHW = F.conv2d(x_BIHW, projection_FI11, bias_F)
+        # channels innermost: one matrix product, and what the grouped convolution is fastest on
+        features_BFHW = F.linear(x_BIHW.movedim(1, -1), projection_FI11.flatten(1), bias_F).movedim(-1, 1)
         attention_BCYX = self._attention(features_BFHW)
         if not self.has_convolution:
             self._traced(attention_BCYX)
@@ -140,13 +141,10 @@ class ACmixConv2d(ACmixLayer):
 
     def _attention(self, features_BFHW: Tensor) -> Tensor:
         """(B, C, Y, X), head-major: channel n*D+i."""
-        maps_BD3NHW = torch.unflatten(features_BFHW, 1, (-1, 3, self.heads))
-        q_BNDHW, k_BNDHW, v_BNDHW = maps_BD3NHW.permute(2, 0, 3, 1, 4, 5).unbind()
-        position_DHW = self._position(*features_BFHW.shape[-2:])
-        return local_attention(
-            q_BNDHW[..., :: self.stride, :: self.stride],
-            k_BNDHW - position_DHW.to(k_BNDHW.dtype),
-            v_BNDHW,
+        return packed_attention(
+            features_BFHW,
+            self._position(*features_BFHW.shape[-2:]),
+            heads=self.heads,
             window=self.kernel_att,
             stride=self.stride,
             dilation=self.dilation,

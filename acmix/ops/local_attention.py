@@ -1,26 +1,30 @@
-"""Attention of every position over a window of the map around it.
+"""Attention of every position over a window of the map around it: one function in several forms.
 
 Source: paper, section 3.2, with the reflected borders of the authors' code.
 Deviation from the authors' code: nothing is padded or unfolded. Reflection only repeats real keys, so a softmax over
 the padded window equals one over the real keys in reach, each with log(how often it is repeated) added to its logit.
-The map is cut into tiles of queries; each tile attends to the rectangle of keys that its windows touch, its halo.
 """
 
-# Shapes: B batch, N heads, L = B*N, D channels a head, H W map, P = H*W, Y X map of queries,
-#         T tiles, Q queries a tile, K keys of a tile's halo, J window positions
+# Shapes: B batch, N heads, D channels a head, F = D*3N packed channels, H W map, Y X map of queries,
+#         J window positions
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import product
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-TILE_SIDE = 7
-DENSE_POSITIONS = 200  # maps up to this size attend to all their keys at once: gathering halos would cost more
+from acmix.errors import OptionInvalid
+from acmix.ops import _cpu_form
+from acmix.ops._cpu_form import cpu_form, packed_cpu_form
+from acmix.ops._tile_form import tile_form
+
+Form = Literal["auto", "cpu", "tile", "reference"]
+
+_form: Form = "auto"
 
 
 def local_attention(
@@ -30,17 +34,50 @@ def local_attention(
 
     Query (y, x) stands at (stride*y, stride*x) of the map, so Y = ceil(H / stride). Its neighbours are `dilation`
     apart; those outside are reflected into the map, again and again where the map is smaller than the window.
+    The form that suits the device computes it, unless `using` names another.
     """
-    # a fake tensor in the cache would outlive its mode; the plain class is what real runs have
-    tiling_of = _tiling if type(q_BNDYX) is Tensor else _tiling.__wrapped__
-    tiling = tiling_of(*k_BNDHW.shape[-2:], window, stride, dilation, q_BNDYX.dtype, q_BNDYX.device)
-    attended_TLQD = F.scaled_dot_product_attention(
-        _query_tiles(q_BNDYX, tiling),
-        _halos(k_BNDHW, tiling),
-        _halos(v_BNDHW, tiling),
-        attn_mask=tiling.bias_TQK.unsqueeze(1),
-    )
-    return _untiled(attended_TLQD, tiling, like=q_BNDYX)
+    return _FORMS[_chosen(q_BNDYX)](q_BNDYX, k_BNDHW, v_BNDHW, window=window, stride=stride, dilation=dilation)
+
+
+def packed_attention(
+    features_BFHW: Tensor, position_DHW: Tensor, *, heads: int, window: int, stride: int = 1, dilation: int = 1
+) -> Tensor:
+    """The same of packed maps, (B, N, D, Y, X), the position of each key subtracted from it.
+
+    Channel i*3N+m of F is channel i of map m: all q heads, then all k heads, then all v heads.
+    """
+    geometry = {"window": window, "stride": stride, "dilation": dilation}
+    if _chosen(features_BFHW) == "cpu":
+        return packed_cpu_form(features_BFHW, position_DHW, heads=heads, **geometry)
+    maps_BD3NHW = torch.unflatten(features_BFHW, 1, (-1, 3, heads))
+    q_BNDHW, k_BNDHW, v_BNDHW = maps_BD3NHW.permute(2, 0, 3, 1, 4, 5).unbind()
+    q_BNDYX, k_BNDHW = q_BNDHW[..., ::stride, ::stride], k_BNDHW - position_DHW.to(k_BNDHW.dtype)
+    return local_attention(q_BNDYX, k_BNDHW, v_BNDHW, **geometry)
+
+
+@contextmanager
+def using(form: Form) -> Iterator[None]:
+    """Within, every local attention is computed in that form, in all threads.
+
+    `cpu`: tile after tile, on CPUs. `tile`: all tiles at once, anywhere. `reference`: the slow definition.
+    `auto`: what suits the device. OptionInvalid for any other name.
+    """
+    global _form  # noqa: PLW0603  # a compiled model guards on it; a context variable would break its graph
+    if form != "auto" and form not in _FORMS:
+        raise OptionInvalid(f"there is no form {form!r} of local attention; auto, {', '.join(_FORMS)} are")
+    before, _form = _form, form
+    try:
+        yield
+    finally:
+        _form = before
+
+
+def _chosen(maps: Tensor) -> Form:
+    if _form != "auto":
+        return _form
+    if torch.compiler.is_exporting():  # an exported program holds torch's own operations alone
+        return "tile"
+    return "cpu" if _cpu_form.supported(maps) else "tile"
 
 
 def reference_local_attention(
@@ -54,88 +91,11 @@ def reference_local_attention(
     return (weights_BNJYX.unsqueeze(2) * v_BNDJYX).sum(3)
 
 
-@dataclass(frozen=True)
-class _Tiling:
-    """How a map is cut: tiles down and across, queries down and across a tile, and for each tile its keys."""
-
-    grid: tuple[int, int]
-    tile: tuple[int, int]
-    halo_TK: Tensor  # noqa: N815  # a shape; positions in the flattened map
-    bias_TQK: Tensor  # noqa: N815  # a shape; log of how often the query sees the key; -inf for never
-
-
-@lru_cache(maxsize=16)  # 2 MB for a 56 x 56 map in float32; a ResNet needs 7 at once
-@torch.inference_mode(mode=False)  # a tensor made in inference mode could not be saved for a later backward
-def _tiling(
-    height: int, width: int, window: int, stride: int, dilation: int, dtype: torch.dtype, device: torch.device
-) -> _Tiling:
-    halo = (TILE_SIDE - 1) * stride + dilation * (window - 1) + 1
-    dense = height * width <= DENSE_POSITIONS or halo >= max(height, width)
-    halo_y_TK, count_y_TQK = _tile_axis(height, window, stride, dilation, dense=dense)
-    halo_x_TK, count_x_TQK = _tile_axis(width, window, stride, dilation, dense=dense)
-    tiles = len(halo_y_TK) * len(halo_x_TK)
-    halo_TK = (halo_y_TK[:, None, :, None] * width + halo_x_TK[None, :, None, :]).reshape(tiles, -1)
-    count_TQK = torch.einsum("tqk,url->tuqrkl", count_y_TQK, count_x_TQK).reshape(tiles, -1, halo_TK.shape[1])
-    return _Tiling(
-        grid=(len(halo_y_TK), len(halo_x_TK)),
-        tile=(count_y_TQK.shape[1], count_x_TQK.shape[1]),
-        halo_TK=halo_TK.to(device),
-        bias_TQK=count_TQK.log().to(device, dtype),
-    )
-
-
-def _tile_axis(side: int, window: int, stride: int, dilation: int, *, dense: bool) -> tuple[Tensor, Tensor]:
-    """Keys of each tile along one axis, (T, K), and how often each query sees each of them, (T, Q, K)."""
-    queries = -(-side // stride)
-    tiles = 1 if dense else -(-queries // TILE_SIDE)
-    tile = -(-queries // tiles)
-    reach = dilation * (window - 1) // 2
-    halo = side if dense else min((tile - 1) * stride + 2 * reach + 1, side)
-    # folding never takes a neighbour further than its reach, so a halo clamped into the map still holds them all
-    first_T = (torch.arange(tiles, device="cpu") * tile * stride - reach).clamp(0, side - halo)
-    halo_TK = first_T[:, None] + torch.arange(halo, device="cpu")
-    # the last tile may be filled up with queries that are cropped again; they repeat the last real one
-    query_TQ = torch.arange(tiles * tile, device="cpu").clamp(max=queries - 1).view(tiles, tile)
-    count_YH = _multiplicity(side, window, stride, dilation)
-    return halo_TK, count_YH[query_TQ[:, :, None], halo_TK[:, None, :]]
-
-
-def _multiplicity(side: int, window: int, stride: int, dilation: int) -> Tensor:
-    """How often each query's reflected window holds each real key along one axis, (Y, H)."""
-    query_Y1 = torch.arange(0, side, stride, device="cpu")[:, None]
-    neighbour_YJ = query_Y1 + dilation * (torch.arange(window, device="cpu") - (window - 1) // 2)
-    period = max(2 * (side - 1), 1)
-    folded_YJ = side - 1 - (neighbour_YJ % period - (side - 1)).abs()
-    count_YH = torch.zeros(len(query_Y1), side, dtype=torch.float64, device="cpu")
-    return count_YH.scatter_add_(1, folded_YJ, torch.ones_like(folded_YJ, dtype=torch.float64))
-
-
-def _query_tiles(q_BNDYX: Tensor, tiling: _Tiling) -> Tensor:
-    """(T, L, Q, D), rows of zeros and columns of zeros filling the last tiles."""
-    (down, across), (tile_y, tile_x) = tiling.grid, tiling.tile
-    filled = F.pad(q_BNDYX, (0, across * tile_x - q_BNDYX.shape[-1], 0, down * tile_y - q_BNDYX.shape[-2]))
-    batch, heads, head_channels = q_BNDYX.shape[:3]
-    cut = filled.reshape(batch, heads, head_channels, down, tile_y, across, tile_x)
-    return cut.permute(3, 5, 0, 1, 4, 6, 2).reshape(down * across, batch * heads, tile_y * tile_x, head_channels)
-
-
-def _halos(map_BNDHW: Tensor, tiling: _Tiling) -> Tensor:
-    """The keys or values of each tile's halo, (T, L, K, D)."""
-    map_LPD = map_BNDHW.permute(0, 1, 3, 4, 2).flatten(2, 3).flatten(0, 1)
-    lanes, positions, head_channels = map_LPD.shape
-    tiles, keys = tiling.halo_TK.shape
-    if (tiles, keys) == (1, positions):
-        return map_LPD.unsqueeze(0)
-    return map_LPD.index_select(1, tiling.halo_TK.flatten()).view(lanes, tiles, keys, head_channels).transpose(0, 1)
-
-
-def _untiled(attended_TLQD: Tensor, tiling: _Tiling, *, like: Tensor) -> Tensor:
-    """The tiles put together and cropped to the shape of `like`, (B, N, D, Y, X)."""
-    batch, heads, head_channels, height, width = like.shape
-    (down, across), (tile_y, tile_x) = tiling.grid, tiling.tile
-    cut = attended_TLQD.reshape(down, across, batch, heads, tile_y, tile_x, head_channels)
-    filled = cut.permute(2, 3, 6, 0, 4, 1, 5).reshape(batch, heads, head_channels, down * tile_y, across * tile_x)
-    return filled[..., :height, :width]
+_FORMS: Mapping[str, Callable[..., Tensor]] = {
+    "cpu": cpu_form,
+    "tile": tile_form,
+    "reference": reference_local_attention,
+}
 
 
 def _unfolded(map_BNDHW: Tensor, window: int, stride: int, dilation: int) -> Tensor:

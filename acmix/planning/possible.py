@@ -104,7 +104,7 @@ def _option_problem(index: int, swap: Swap, slots: Sequence[Slot], error: AcmixE
             continue
         option = form.divides_channels
         parts = swap.mixer.options.get(option, registry.options_model(form.replacing).model_fields[option].default)
-        if slot.channels % parts:
+        if parts is not None and slot.channels % parts:  # null: as the layer itself has it
             common = gcd(*(each.channels for each in slots if each.kind == slot.kind))
             do = [value for value in range(1, common + 1) if common % value == 0]
             fixes = sorted(do, key=lambda value: abs(value - parts))[:MOST_FIXES]

@@ -18,9 +18,9 @@ from acmix.tasks._contract import Batch, Task
 from acmix.training import optimizer
 
 # What a step makes and frees leaves holes in the allocator, which what comes next does not fit. How much is measured,
-# not derived: with glibc's, python -m benchmarks.memory finds 0.45 to 0.72 of the passing bytes for ResNets; single runs
-# of twelve models of timm found 0.13 (pvt_v2_b0) to 0.97 (vgg11). 0.4 was chosen after seeing these; it predicts each
-# of their peaks within a quarter, and says nothing about others or about the allocator of a graphics card.
+# not derived: with glibc's, python -m benchmarks.memory finds 0.45 to 0.72 of the passing bytes for ResNets; single
+# runs of twelve models of timm found 0.13 (pvt_v2_b0) to 0.97 (vgg11). 0.4 was chosen after seeing these; it predicts
+# each of their peaks within a quarter, and says nothing about others or about the allocator of a graphics card.
 HOLES = 0.4
 
 

@@ -1,6 +1,7 @@
 """What every backbone, mixer, combination and shift of the registry must do: train, be cut off, resume, be judged.
 
-A backbone names the options of its smallest model in `smallest`; a family also the variants to try in `examples`.
+A backbone names the options of its smallest model in `smallest`; a family also the variants to try in `examples`, with
+further options of each.
 """
 
 from pathlib import Path
@@ -24,8 +25,9 @@ def backbones() -> list[Any]:
     """Every name that a spec can hold, with options that make the model small; of a family a few."""
     found = []
     for name, backbone in registry.entries("backbones").items():
-        for whole in [f"{name}/{variant}" for variant in getattr(backbone, "examples", ())] or [name]:
-            found.append(pytest.param({"name": whole, "options": dict(backbone.smallest)}, id=whole))
+        examples = {f"{name}/{variant}": more for variant, more in getattr(backbone, "examples", {}).items()}
+        for whole, more in (examples or {name: {}}).items():
+            found.append(pytest.param({"name": whole, "options": {**backbone.smallest, **more}}, id=whole))
     return found
 
 

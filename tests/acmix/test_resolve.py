@@ -33,6 +33,41 @@ def test_an_unknown_name_is_told_with_the_nearest_and_all_others() -> None:
     assert problem.allowed == ["resnet", "resnet26", "resnet50"]
 
 
+def test_a_model_of_a_family_is_named_with_it() -> None:
+    lion = {"name": "zoo/lion", "options": {"drop_rate": 0.5}}
+    assert problems(backbone=lion, swaps=EVERY_LAYER) == []
+    (problem,) = problems(backbone={"name": "zoo/lion", "options": {"drop_rate": 2}})
+    assert problem.pointer == "/backbone/options/drop_rate"
+    found = resolved(backbone={"name": "zoo/lion"}, swaps=EVERY_LAYER)
+    assert (found.backbone.name, found.backbone.options) == ("zoo/lion", {"drop_rate": None})
+    assert resolve.resolve(found, catalog()) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "fixes"),
+    [
+        ("zoo", "zoo is a family of 3 backbones; add the name of one, such as zoo/lion", None),
+        ("zoo/lionness", "no backbone is named 'zoo/lionness'; nearest: zoo/lioness, zoo/lion", ["lioness", "lion"]),
+        ("zoo/*", "no backbone is named 'zoo/*'; the catalog lists its variants", None),
+        ("tiger_small", "no backbone is named 'tiger_small'; zoo/tiger_small is", ["tiger_small"]),
+        ("resnet26/lion", "no backbone is named 'resnet26/lion'; nearest: resnet26, resnet, resnet50", ...),
+    ],
+)
+def test_a_name_that_is_no_model_of_a_family_is_told_how_to_name_one(name: str, message: str, fixes: Any) -> None:
+    (problem,) = problems(backbone={"name": name}, swaps=EVERY_LAYER)
+    assert (problem.pointer, problem.code, problem.message) == ("/backbone/name", "unknown_name", message)
+    if fixes is not ...:
+        assert problem.fixes == (fixes and [f"zoo/{each}" for each in fixes])
+
+
+def test_a_family_is_one_for_all_workers_with_the_variants_of_each() -> None:
+    def with_variants(*variants: str) -> Catalog:
+        return Catalog(backbones=[BackboneEntry(name="zoo", description="", options={}, slots=None, variants=variants)])
+
+    (family,) = Catalog.union([with_variants("lion", "tiger"), with_variants("tiger", "zebra")]).backbones
+    assert family.variants == ["lion", "tiger", "zebra"]
+
+
 def test_an_unknown_option_is_told_with_the_nearest() -> None:
     (problem,) = problems(training={"optimizer": {"name": "sgd", "momentun": 0.9}})
     assert problem.pointer == "/training/optimizer/momentun"

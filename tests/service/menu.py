@@ -17,6 +17,7 @@ def catalog() -> Catalog:
             _resnet("resnet26", [1, 2, 4, 1]),
             _resnet("resnet50", [3, 4, 6, 3]),
             _resnet("resnet", [3, 4, 6, 3], depths_option="depths", depths=DEPTHS),
+            _family("zoo", ["lion", "lioness", "tiger_small"]),
         ],
         mixers=[_acmix(), _rolling()],
         datasets=[
@@ -80,6 +81,12 @@ def _resnet(name: str, blocks: list[int], *, depths_option: str | None = None, *
     options = _options(stem=stem, width=width, **more)
     slots = pattern.slots({})
     return BackboneEntry(name=name, description="Bottlenecks", options=options, slots=slots, slot_pattern=pattern)
+
+
+def _family(name: str, variants: list[str]) -> BackboneEntry:
+    """Models whose slots only they themselves tell."""
+    options = _options(drop_rate={"anyOf": [_share(0.0), {"type": "null"}], "default": None})
+    return BackboneEntry(name=name, description="Many models", options=options, slots=None, variants=variants)
 
 
 def _acmix() -> MixerEntry:

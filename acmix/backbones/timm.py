@@ -1,0 +1,120 @@
+"""Any model of the library timm by its name, plain until layers are swapped; with timm's own parameter names.
+
+Slots are 3x3 convolutions of one group, and the window attentions of Swin Transformers (see _timm_windows.py).
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from torch import nn
+
+from acmix.errors import OptionInvalid, ShapeMismatch
+
+_PIXEL_CHANNELS = 3
+_REFUSED = re.compile(r"(?:unexpected|multiple values for) keyword argument '(\w+)'")
+
+Rate = Annotated[float | None, Field(ge=0, lt=1)]
+Heads = Annotated[int, Field(ge=1, le=256)]
+PerStage = Annotated[list[Annotated[int, Field(ge=1, le=256)]], Field(min_length=1, max_length=8)]
+
+
+class Timm:
+    """Any model of the library timm by its name, such as timm/resnet18; an option left null is as the name has it.
+
+    Not every model takes every option; OptionInvalid names one that this model does not take.
+    """
+
+    name = "timm"
+    slot_pattern = None
+    smallest: ClassVar[Mapping[str, Any]] = {}
+    examples: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "test_resnet": {},
+        "test_efficientnet": {},
+        "swin_tiny_patch4_window7_224": {
+            "embed_dim": 12,
+            "depths": [2, 1],
+            "num_heads": [2, 4],
+            "patch_size": 1,
+            "window_size": 4,
+        },
+    }
+
+    @staticmethod
+    def variants() -> Sequence[str]:
+        """Every name that timm knows, without tags of pretrained weights."""
+        import timm
+
+        names: list[str] = timm.list_models()
+        return names
+
+    def __new__(  # type: ignore[misc]  # it makes timm's own model: a model around it would change all names
+        cls,
+        variant: str,
+        num_classes: int,
+        image_px: int,
+        *,
+        drop_rate: Annotated[Rate, Field(description="dropout before the classifier")] = None,
+        drop_path: Annotated[Rate, Field(description="rate of stochastic depth in the last block")] = None,
+        patch_size: Annotated[int | None, Field(ge=1, le=64, description="side of a patch in pixels")] = None,
+        window_size: Annotated[int | None, Field(ge=1, le=64, description="side of an attention's window")] = None,
+        embed_dim: Annotated[int | None, Field(ge=1, le=4096, description="channels of a patch")] = None,
+        depths: Annotated[PerStage | None, Field(description="blocks of each stage")] = None,
+        num_heads: Annotated[Heads | PerStage | None, Field(description="heads, or those of each stage")] = None,
+    ) -> nn.Module:
+        from acmix.backbones._timm_windows import offer_windows
+
+        asked = {
+            "drop_rate": drop_rate,
+            "drop_path": drop_path,
+            "patch_size": patch_size,
+            "window_size": window_size,
+            "embed_dim": embed_dim,
+            "depths": depths,
+            "num_heads": num_heads,
+        }
+        model = _created(
+            variant, num_classes, image_px, {name: value for name, value in asked.items() if value is not None}
+        )
+        model.unswappable = tuple(_seeing_pixels(model))  # type: ignore[assignment]  # read by acmix.swap
+        offer_windows(model)
+        return model
+
+
+def _created(variant: str, num_classes: int, image_px: int, options: Mapping[str, Any]) -> nn.Module:
+    """timm's model; the image's side is told to those that are built for one."""
+    import timm
+
+    arguments = {"drop_path_rate" if name == "drop_path" else name: value for name, value in options.items()}
+    pretrained_cfg = timm.get_pretrained_cfg(variant)
+    if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
+        arguments["img_size"] = image_px
+    while True:
+        try:
+            model: nn.Module = timm.create_model(variant, pretrained=False, num_classes=num_classes, **arguments)
+        except TypeError as error:
+            refused = _REFUSED.search(str(error))
+            if refused is None or refused[1] not in arguments:
+                raise
+            if refused[1] != "img_size":
+                raise OptionInvalid(_not_taken(variant, refused[1], arguments)) from None
+            del arguments["img_size"]
+        except (AssertionError, ValueError, RuntimeError) as error:
+            raise ShapeMismatch(f"timm/{variant} cannot be built so: {error}") from error
+        else:
+            return model
+
+
+def _not_taken(variant: str, argument: str, arguments: Mapping[str, Any]) -> str:
+    name = "drop_path" if argument == "drop_path_rate" else argument
+    return f"{name}={arguments[argument]} is no option of timm/{variant}; null, which is the default, does"
+
+
+def _seeing_pixels(model: nn.Module) -> Iterable[str]:
+    """The convolutions that read the image: what timm says, and whatever else has as many channels."""
+    first = getattr(model, "pretrained_cfg", {}).get("first_conv") or ()
+    yield from (first,) if isinstance(first, str) else first
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == _PIXEL_CHANNELS:
+            yield name

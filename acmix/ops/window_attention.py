@@ -1,0 +1,120 @@
+"""Attention within the windows of a map, with a learned bias for every offset, as in Swin Transformers.
+
+Source: "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", Liu et al., ICCV 2021.
+Deviation from the authors' code: any map size. A map that its windows do not divide is filled up on the right and at
+the bottom, and nothing attends to the filling; a map that is no larger than a window is not rolled, whatever its image.
+"""
+
+# Shapes: B batch, N heads, D channels a head, C = N*D, H W map, Y X windows down and across, P = Y*X,
+#         T = window^2 positions of a window, O = (2*window - 1)^2 offsets between two of them
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+APART = -100.0  # added to the logit between two positions that must not attend to each other; exp(-100) is 4e-44
+
+
+def window_attention(
+    maps_3BHWND: Tensor, table_ON: Tensor, mask_PTT: Tensor | None = None, *, window: int, shift: int = 0
+) -> Tensor:
+    """Attended values, (B, H, W, C), head-major, with logits scaled by D^-1/2.
+
+    Args:
+        maps_3BHWND: queries, keys and values of a map that is already rolled.
+        table_ON: what is added to a logit of each head for (dy + window - 1) * (2 * window - 1) + dx + window - 1, dy
+            and dx being the query's row and column minus the key's.
+        mask_PTT: added to the logits of each window, all row by row; without, that of `window_mask`.
+        shift: by how much the map is rolled, where it is.
+    """
+    height, width = maps_3BHWND.shape[2:4]
+    if mask_PTT is None:
+        mask_PTT = window_mask(height, width, window=window, shift=shift, like=maps_3BHWND)
+    q_BPNTD, k_BPNTD, v_BPNTD = _cut(maps_3BHWND, window).unbind()
+    bias_NTT = _bias(table_ON, window).to(q_BPNTD.dtype)
+    if mask_PTT is None:  # windows are a batch to a bias that all of them have
+        lanes, bias = (0, 1), bias_NTT
+    else:  # heads of windows, each with its own bias
+        lanes, bias = (1, 2), (mask_PTT.to(bias_NTT.dtype).unsqueeze(1) + bias_NTT).flatten(0, 1)
+    q, k, v = (each.flatten(*lanes) for each in (q_BPNTD, k_BPNTD, v_BPNTD))
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.unsqueeze(0))
+    return _joined(attended.view(q_BPNTD.shape), height, width, window)
+
+
+def rolled_by(height: int, width: int, *, window: int, shift: int) -> int:
+    """By how much a block of that shift rolls a map: not at all one with a side no larger than the window."""
+    return shift if min(height, width) > window else 0
+
+
+def roll(map_BHWC: Tensor, by: int) -> Tensor:
+    """The map rolled so that its position (by, by) comes first; by -by, back again."""
+    return torch.roll(map_BHWC, (-by, -by), (1, 2)) if by else map_BHWC
+
+
+def window_mask(height: int, width: int, *, window: int, shift: int, like: Tensor) -> Tensor | None:
+    """APART between positions of a window that are no neighbours in the image, else 0, (P, T, T); None where all are.
+
+    What was rolled in from the other edge is apart from what was there, and the filling from both.
+    """
+    by = rolled_by(height, width, window=window, shift=shift)
+    if not by and height % window == 0 and width % window == 0:
+        return None
+    # a fake tensor in the cache would outlive its mode; the plain class is what real runs have
+    mask_of = _mask if type(like) is Tensor else _mask.__wrapped__
+    return mask_of(height, width, window, by, like.dtype, like.device)
+
+
+@lru_cache(maxsize=16)  # 0.6 MB for a 56 x 56 map in float32; a Swin needs 3 at once
+@torch.inference_mode(mode=False)  # a tensor made in inference mode could not be saved for a later backward
+def _mask(height: int, width: int, window: int, by: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    y_Y, x_X = _regions(height, window, by), _regions(width, window, by)
+    region_YX = 3 * y_Y[:, None] + x_X
+    cut_YTXT = region_YX.view(len(y_Y) // window, window, len(x_X) // window, window)
+    region_PT = cut_YTXT.transpose(1, 2).reshape(-1, window**2)
+    apart_PTT = region_PT.unsqueeze(1) != region_PT.unsqueeze(2)
+    return torch.zeros(apart_PTT.shape, dtype=dtype, device="cpu").masked_fill_(apart_PTT, APART).to(device)
+
+
+def _regions(side: int, window: int, by: int) -> Tensor:
+    """Of each row or column: 0 where it was, 1 rolled in from the other edge, 2 filling."""
+    filled = side + -side % window
+    region = torch.zeros(filled, dtype=torch.long, device="cpu")
+    region[side - by :] = 1
+    region[side:] = 2
+    return region
+
+
+def _bias(table_ON: Tensor, window: int) -> Tensor:
+    """(N, T, T), query before key."""
+    offsets_of = _offsets if type(table_ON) in (Tensor, torch.nn.Parameter) else _offsets.__wrapped__
+    positions = window**2
+    bias = table_ON.index_select(0, offsets_of(window, table_ON.device))
+    return bias.view(positions, positions, -1).permute(2, 0, 1)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)
+def _offsets(window: int, device: torch.device) -> Tensor:
+    """The row of the table for every query and key, one after the other."""
+    side = torch.arange(window, device="cpu")
+    y_T, x_T = side.repeat_interleave(window), side.repeat(window)
+    dy_TT, dx_TT = (each[:, None] - each + window - 1 for each in (y_T, x_T))
+    return (dy_TT * (2 * window - 1) + dx_TT).flatten().to(device)
+
+
+def _cut(maps_3BHWND: Tensor, window: int) -> Tensor:
+    """(3, B, P, N, T, D), zeros filling the last windows."""
+    height, width = maps_3BHWND.shape[2:4]
+    if height % window or width % window:
+        maps_3BHWND = F.pad(maps_3BHWND, (0, 0, 0, 0, 0, -width % window, 0, -height % window))
+    cut = maps_3BHWND.unflatten(3, (-1, window)).unflatten(2, (-1, window)).permute(0, 1, 2, 4, 6, 3, 5, 7)
+    return cut.flatten(5, 6).flatten(2, 3)
+
+
+def _joined(attended_BPNTD: Tensor, height: int, width: int, window: int) -> Tensor:
+    """The windows put together and cropped, (B, H, W, C)."""
+    cut = attended_BPNTD.unflatten(3, (window, window)).unflatten(1, (-(-height // window), -1))
+    filled = cut.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+    return filled[:, :height, :width]
