@@ -15,6 +15,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from acmix.ops._geometry import Axis
+
 MOST_HEAD_CHANNELS = 256
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
@@ -155,7 +157,7 @@ class _Cut:
     def of(cls, q_BNDYX: Tensor, k_BNDHW: Tensor, window: int, stride: int, dilation: int) -> Self:
         batch, heads, channels, rows, columns = q_BNDYX.shape
         height, width = k_BNDHW.shape[-2:]
-        reach = dilation * (window - 1) // 2
+        reach = Axis(width, window, stride, dilation).reach
         tile_y, tile_x = _tile(channels, q_BNDYX.element_size())
         constants = {
             "SCALE": channels**-0.5,
