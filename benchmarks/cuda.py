@@ -45,8 +45,8 @@ def main() -> None:
     lines = [
         f"# Local attention on {device}",
         "",
-        f"python -m benchmarks.cuda: forward and backward in ms, batch {arguments.batch}, median of {arguments.rounds}, "
-        f"torch {torch.__version__}.",
+        f"`python -m benchmarks.cuda`, torch {torch.__version__}: forward and backward in ms, batch {arguments.batch}, "
+        f"medians of {arguments.rounds}.",
         "",
         "| row | dtype | unfold | tile | FlexAttention | Triton | largest difference of Triton from unfold |",
         "|---|---|---|---|---|---|---|",

@@ -9,7 +9,9 @@ Source: FlashAttention-2 (Dao, 2023) for the running softmax, and for the weight
 # Shapes: T positions of a tile, L positions of a line taken at once, D channels a head, filled up to BLOCK_D
 # Maps: keys H W, queries Y X. A lane is one head of one image. Strides are those of B, N, D, rows, columns.
 # Logits are in base 2, whose powers and logarithms a GPU has.
-# ruff: noqa: N803, N806, PLR0914  # constants are upper case, as is Triton's custom
+# Constants are upper case, as is Triton's custom.
+# mypy: disable-error-code="import-untyped, untyped-decorator, no-untyped-def"
+# (Triton ships no types, and its kernels' arguments are of the compiler's own)
 
 import math
 
@@ -69,13 +71,13 @@ def forward(
     highest_T = tl.full([TILE_Y * TILE_X], float("-inf"), ACCUMULATOR)
     total_T = tl.zeros([TILE_Y * TILE_X], ACCUMULATOR)
     out_TD = tl.zeros([TILE_Y * TILE_X, BLOCK_D], ACCUMULATOR)
-    for piece in range(0, tl.cdiv(line_keys, LINE)):
+    for piece in range(tl.cdiv(line_keys, LINE)):
         x_L = first_x + piece * LINE + tl.arange(0, LINE)
         inside_DL = (channel_D < CHANNELS)[:, None] & (x_L < width)[None, :]
         k_at_DL = k_ptr + _at(k_strides, lane, heads, channel_D[:, None], first_y, x_L[None, :])
         v_at_DL = v_ptr + _at(v_strides, lane, heads, channel_D[:, None], first_y, x_L[None, :])
         bias_x_TL = _log_repeats(x_T[:, None] * STRIDE, x_L[None, :], width, WINDOW, DILATION, FOLDS_X, ACCUMULATOR)
-        for line in range(0, lines):
+        for line in range(lines):
             k_DL = tl.load(k_at_DL, mask=inside_DL, other=0.0).to(OPERAND)
             v_DL = tl.load(v_at_DL, mask=inside_DL, other=0.0).to(OPERAND)
             k_at_DL += k_strides[3]
@@ -136,7 +138,7 @@ def backward_queries(
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Gradient of the queries; and for the next kernel, the mean of the gradients of each query's weights under them."""
+    """Gradient of the queries; for the next kernel, the mean gradient of each query's weights under those weights."""
     ACCUMULATOR: tl.constexpr = log_total_ptr.dtype.element_ty
     lane, top, left, y_T, x_T = _tile(rows, columns, TILE_Y, TILE_X)
     channel_D = tl.arange(0, BLOCK_D)
@@ -157,13 +159,13 @@ def backward_queries(
     first_y, lines = _keys_of(top, height, WINDOW, STRIDE, DILATION, TILE_Y)
     first_x, line_keys = _keys_of(left, width, WINDOW, STRIDE, DILATION, TILE_X)
     grad_q_TD = tl.zeros([TILE_Y * TILE_X, BLOCK_D], ACCUMULATOR)
-    for piece in range(0, tl.cdiv(line_keys, LINE)):
+    for piece in range(tl.cdiv(line_keys, LINE)):
         x_L = first_x + piece * LINE + tl.arange(0, LINE)
         inside_DL = (channel_D < CHANNELS)[:, None] & (x_L < width)[None, :]
         k_at_DL = k_ptr + _at(k_strides, lane, heads, channel_D[:, None], first_y, x_L[None, :])
         v_at_DL = v_ptr + _at(v_strides, lane, heads, channel_D[:, None], first_y, x_L[None, :])
         bias_x_TL = _log_repeats(x_T[:, None] * STRIDE, x_L[None, :], width, WINDOW, DILATION, FOLDS_X, ACCUMULATOR)
-        for line in range(0, lines):
+        for line in range(lines):
             k_DL = tl.load(k_at_DL, mask=inside_DL, other=0.0).to(OPERAND)
             v_DL = tl.load(v_at_DL, mask=inside_DL, other=0.0).to(OPERAND)
             k_at_DL += k_strides[3]
@@ -235,17 +237,15 @@ def backward_keys_values(
     first_x, line_queries = _queries_of(left, columns, WINDOW, STRIDE, DILATION, TILE_X)
     grad_k_TD = tl.zeros([TILE_Y * TILE_X, BLOCK_D], ACCUMULATOR)
     grad_v_TD = tl.zeros([TILE_Y * TILE_X, BLOCK_D], ACCUMULATOR)
-    for piece in range(0, tl.cdiv(line_queries, LINE)):
+    for piece in range(tl.cdiv(line_queries, LINE)):
         x_L = first_x + piece * LINE + tl.arange(0, LINE)
         inside_L = x_L < columns
         inside_DL = (channel_D < CHANNELS)[:, None] & inside_L[None, :]
         q_at_DL = q_ptr + _at(q_strides, lane, heads, channel_D[:, None], first_y, x_L[None, :])
-        grad_out_at_DL = grad_out_ptr + _at(
-            grad_out_strides, lane, heads, channel_D[:, None], first_y, x_L[None, :]
-        )
+        grad_out_at_DL = grad_out_ptr + _at(grad_out_strides, lane, heads, channel_D[:, None], first_y, x_L[None, :])
         at_L = (lane * rows + first_y) * columns + x_L
         bias_x_TL = _log_repeats(x_L[None, :] * STRIDE, x_T[:, None], width, WINDOW, DILATION, FOLDS_X, ACCUMULATOR)
-        for line in range(0, lines):
+        for line in range(lines):
             q_DL = tl.load(q_at_DL, mask=inside_DL, other=0.0).to(OPERAND)
             grad_out_DL = tl.load(grad_out_at_DL, mask=inside_DL, other=0.0).to(OPERAND)
             log_total_L = tl.load(log_total_ptr + at_L, mask=inside_L, other=0.0)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from acmix.ops._geometry import Axis
 
-MOST_HEAD_CHANNELS = 256
+MOST_HEAD_BYTES = 1024  # of a position's channels as they are summed: 256 channels, 128 of float64
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
@@ -28,8 +28,8 @@ def supported(q_BNDYX: Tensor, k_BNDHW: Tensor, v_BNDHW: Tensor) -> bool:
         q_BNDYX.dtype == k_BNDHW.dtype == v_BNDHW.dtype
         and q_BNDYX.device == k_BNDHW.device == v_BNDHW.device
         and q_BNDYX.dtype in _DTYPES
-        and q_BNDYX.shape[2] <= MOST_HEAD_CHANNELS
-        and _runs_on(q_BNDYX.device.type, q_BNDYX.device.index, q_BNDYX.dtype)
+        and _head_bytes(q_BNDYX) <= MOST_HEAD_BYTES
+        and _runs_on(q_BNDYX.device.type, q_BNDYX.device.index)
     )
 
 
@@ -43,20 +43,20 @@ def triton_local_attention(
     """
     if not supported(q_BNDYX, k_BNDHW, v_BNDHW):
         raise ValueError(
-            f"q is {q_BNDYX.dtype} on {q_BNDYX.device}, {q_BNDYX.shape[2]} channels a head; the Triton kernels take q, "
-            f"k and v of one floating dtype on one CUDA device, with Triton installed and at most {MOST_HEAD_CHANNELS} "
-            "channels a head; local_attention takes the rest"
+            f"q is {q_BNDYX.dtype} on {q_BNDYX.device} with {q_BNDYX.shape[2]} channels a head; the Triton kernels "
+            "take q, k and v of one floating dtype on one CUDA device of compute capability 8.0 or higher, with Triton "
+            "installed and at most 256 channels a head (128 of float64); local_attention takes the rest"
         )
-    out_BNDYX, _ = _attention(q_BNDYX, k_BNDHW, v_BNDHW, window, stride, dilation)
+    out_BNDYX: Tensor = _attention(q_BNDYX, k_BNDHW, v_BNDHW, window, stride, dilation)[0]
     return out_BNDYX
 
 
-@torch.compiler.assume_constant_result  # a graph is compiled for one device
-def _runs_on(device_type: str, index: int | None, dtype: torch.dtype) -> bool:
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's; a graph is for one device
+def _runs_on(device_type: str, index: int | None) -> bool:
     if not _TRITON_INSTALLED:
         return False
     if device_type == "cuda" and torch.version.cuda is not None and torch.cuda.is_available():
-        return torch.cuda.get_device_capability(index) >= ((8, 0) if dtype == torch.bfloat16 else (7, 0))
+        return torch.cuda.get_device_capability(index) >= (8, 0)
     return device_type == "cpu" and _interpreted()
 
 
@@ -74,7 +74,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, window: int, stride: int, dilati
 
     out, log_total = _outputs(q)
     cut = _Cut.of(q, k, window, stride, dilation)
-    with torch.cuda.device_of(q):
+    with torch.cuda.device(q.get_device()):  # -1 of the CPU changes nothing
         kernels.forward[cut.query_grid](*_strided(q, k, v, out), log_total, *cut.sizes, **cut.query_constants)
     return out, log_total
 
@@ -105,7 +105,7 @@ def _attention_backward(
     expected = torch.empty_like(log_total)
     per_query = (log_total, expected)
     cut = _Cut.of(q, k, window, stride, dilation)
-    with torch.cuda.device_of(q):
+    with torch.cuda.device(q.get_device()):  # -1 of the CPU changes nothing
         kernels.backward_queries[cut.query_grid](
             *_strided(q, k, v, out, grad_out), *per_query, *_strided(grad_q), *cut.sizes, **cut.query_constants
         )
@@ -158,7 +158,7 @@ class _Cut:
         batch, heads, channels, rows, columns = q_BNDYX.shape
         height, width = k_BNDHW.shape[-2:]
         reach = Axis(width, window, stride, dilation).reach
-        tile_y, tile_x = _tile(channels, q_BNDYX.element_size())
+        tile_y, tile_x = _tile(_head_bytes(q_BNDYX))
         constants = {
             "SCALE": channels**-0.5,
             "CHANNELS": channels,
@@ -177,8 +177,8 @@ class _Cut:
             query_grid=(batch * heads * -(-rows // tile_y) * -(-columns // tile_x),),
             key_grid=(batch * heads * -(-height // tile_y) * -(-width // tile_x),),
             sizes=(heads, height, width, rows, columns),
-            query_constants={**constants, "LINE": _line((tile_x - 1) * stride + 2 * reach + 1)},
-            key_constants={**constants, "LINE": _line((tile_x - 1 + 2 * reach) // stride + 1)},
+            query_constants={**constants, "LINE": _line((tile_x - 1) * stride + 2 * reach + 1, q_BNDYX.dtype)},
+            key_constants={**constants, "LINE": _line((tile_x - 1 + 2 * reach) // stride + 1, q_BNDYX.dtype)},
         )
 
 
@@ -187,19 +187,23 @@ def _folds(side: int, reach: int) -> int:
     return (side - 1 + reach) // max(2 * (side - 1), 1)
 
 
-def _tile(channels: int, element_size: int) -> tuple[int, int]:
-    """Rows and columns of a tile."""
-    return 8, 8
+def _head_bytes(q_BNDYX: Tensor) -> int:
+    return q_BNDYX.shape[2] * max(q_BNDYX.element_size(), torch.float32.itemsize)
 
 
-def _line(positions: int) -> int:
-    """Positions of a line to take at once; more follow in pieces. Tensor cores take no fewer than 16."""
-    return 16 if positions <= 16 else 32
+def _tile(head_bytes: int) -> tuple[int, int]:
+    """Rows and columns of a tile: as many as registers and shared memory hold, and no fewer than a product takes."""
+    return (8, 8) if head_bytes <= 256 else (4, 8) if head_bytes <= 512 else (4, 4)
+
+
+def _line(positions: int, dtype: torch.dtype) -> int:
+    """Positions of a line to take at once; more follow in pieces. Products without tensor cores spill beyond 16."""
+    return 32 if positions > 16 and dtype.itemsize == 2 else 16
 
 
 def _operand(dtype: torch.dtype) -> Any:
     """Triton's name of what is multiplied."""
-    import triton.language as tl
+    import triton.language as tl  # type: ignore[import-untyped]  # ships no types
 
     if dtype == torch.bfloat16 and _interpreted():
         return tl.float32  # the interpreter would multiply the bits of bfloat16 as integers

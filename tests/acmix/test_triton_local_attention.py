@@ -27,25 +27,33 @@ assert not supported(*torch.ones(3, 1, 1, 16, 8, 8).unbind())
 
 
 def test_the_kernels_pass_their_cases_on_the_gpu_or_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", Path(__file__).with_name("triton_cases.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        Path(__file__).with_name("triton_cases.py"),
+    ]
     environment = os.environ if torch.cuda.is_available() else {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("kernel", [kernels.forward, kernels.backward_queries, kernels.backward_keys_values])
-def test_a_gpu_has_room_for_the_kernels(kernel: JITFunction):
-    binary = compiled_for_a_gpu(kernel, channels=64, dtype=torch.bfloat16)
-    assert binary.metadata.shared <= SHARED_BYTES
-    assert "mma.sync" in binary.asm["ptx"]
+def test_the_kernels_compile_to_tensor_core_code(kernel: JITFunction):
+    assert "mma.sync" in compiled_for_a_gpu(kernel, channels=16, dtype=torch.bfloat16).asm["ptx"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", [kernels.forward, kernels.backward_queries, kernels.backward_keys_values])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("channels", [3, 16, 64, 128, door.MOST_HEAD_CHANNELS])
-def test_a_gpu_has_room_for_every_precision_and_width(kernel: JITFunction, dtype: torch.dtype, channels: int):
-    assert compiled_for_a_gpu(kernel, channels=channels, dtype=dtype, window=13).metadata.shared <= SHARED_BYTES
+@pytest.mark.parametrize(
+    ("dtype", "channels"),
+    [(torch.bfloat16, 64), (torch.bfloat16, 256), (torch.float32, 64), (torch.float32, 256), (torch.float64, 128)],
+)
+def test_the_hungriest_kernel_finds_room_on_the_smallest_card(dtype: torch.dtype, channels: int):
+    binary = compiled_for_a_gpu(kernels.backward_keys_values, channels=channels, dtype=dtype, window=13)
+    assert binary.metadata.shared <= SHARED_BYTES
 
 
 def test_without_triton_nothing_is_supported():
@@ -76,4 +84,4 @@ def compiled_for_a_gpu(kernel: JITFunction, *, channels: int, dtype: torch.dtype
             signature[name] = sums if name in {"log_total_ptr", "expected_ptr"} else pointer[dtype]
         else:
             signature[name] = "i32"
-    return compiled(ASTSource(kernel, signature, known), target=AMPERE, options=door._options(channels))
+    return compiled(ASTSource(kernel, signature, known), target=AMPERE)

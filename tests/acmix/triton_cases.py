@@ -16,7 +16,7 @@ from acmix.ops.local_attention import reference_local_attention
 from acmix.ops.triton_local_attention import supported, triton_local_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SIDES = st.integers(1, 10)
+SIDES = st.integers(1, 9)
 
 
 def a_case(
@@ -47,7 +47,7 @@ def assert_close(ours: list[Tensor], witnesses: list[Tensor], atol: float) -> No
         torch.testing.assert_close(one.double(), witness.double(), rtol=0, atol=atol)
 
 
-@settings(max_examples=9)
+@settings(max_examples=5)
 @given(
     height=SIDES,
     width=SIDES,
@@ -115,6 +115,7 @@ def test_a_compiled_model_holds_the_kernels_in_one_graph():
     assert_close(ours, expected, atol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck looks for it where there is none
 def test_the_operators_keep_torchs_contract():
     inputs = a_case(2, 3)
     torch.library.opcheck(torch.ops.acmix.local_attention.default, (*inputs, 3, 1, 1))
