@@ -35,14 +35,15 @@ def on_meta(variant: str, swaps: Any, image_px: int) -> nn.Module:
 def every_slot(model: nn.Module) -> list[dict[str, Any]]:
     """One swap for each kind of slot, with as many heads as divide all of its layers, four at most."""
     slots = find(model)
+    kinds = list(dict.fromkeys(slot.kind for slot in slots))
     convolutions = [slot for slot in slots if slot.kind == "conv2d"]
-    heads = {"conv2d": {"heads": gcd(4, *(slot.channels for slot in convolutions))}}
+    options = {"conv2d": {"heads": gcd(4, *(slot.channels for slot in convolutions))}}
     return [
         {
-            "layers": [slot.name for slot in slots if slot.kind == kind],
-            "mixer": {"name": "acmix", "options": heads.get(kind, {})},
+            "layers": "*" if len(kinds) == 1 else [slot.name for slot in slots if slot.kind == kind],
+            "mixer": {"name": "acmix", "options": options.get(kind, {})},
         }
-        for kind in dict.fromkeys(slot.kind for slot in slots)
+        for kind in kinds
     ]
 
 
