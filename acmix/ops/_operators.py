@@ -39,7 +39,9 @@ def tell_shapes(made: Any, fake: Callable[..., Any]) -> None:
     torch.library.register_fake(made, fake, lib=_LIBRARY)
 
 
-def differentiate(made: Any, backward: Callable[..., Any], keep: Callable[[Any, tuple[Any, ...], Any], None]) -> None:
+def differentiate(
+    made: Any, backward: Callable[..., Any], keep: Callable[[Any, tuple[Any, ...], Any], None] | None = None
+) -> None:
     """`keep(ctx, inputs, output)` saves what `backward(ctx, *grads)` needs."""
     torch.library.register_autograd(made, backward, setup_context=keep, lib=_LIBRARY)
 

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from acmix.ops._geometry import Axis
+from acmix.ops._operators import differentiate, floats_of, operator, tell_shapes
 
 MOST_HEAD_BYTES = 1024  # of a position's channels as they are summed: 256 channels, 128 of float64
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # as Triton itself does, once for a process
 
 
 def supported(q_BNDYX: Tensor, k_BNDHW: Tensor, v_BNDHW: Tensor) -> bool:
@@ -47,28 +49,20 @@ def triton_local_attention(
             "take q, k and v of one floating dtype on one CUDA device of compute capability 8.0 or higher, with Triton "
             "installed and at most 256 channels a head (128 of float64); local_attention takes the rest"
         )
-    out_BNDYX: Tensor = _attention(q_BNDYX, k_BNDHW, v_BNDHW, window, stride, dilation)[0]
+    out_BNDYX: Tensor = _local_attention(q_BNDYX, k_BNDHW, v_BNDHW, window, stride, dilation)[0]
     return out_BNDYX
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's; a graph is for one device
 def _runs_on(device_type: str, index: int | None) -> bool:
     if not _TRITON_INSTALLED:
         return False
     if device_type == "cuda" and torch.version.cuda is not None and torch.cuda.is_available():
         return torch.cuda.get_device_capability(index) >= (8, 0)
-    return device_type == "cpu" and _interpreted()
+    return device_type == "cpu" and _INTERPRETED
 
 
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-# An operator with a fake and a gradient of its own is one node to torch.compile: no graph breaks there.
-
-
-@torch.library.custom_op("acmix::local_attention", mutates_args=())
-def _attention(q: Tensor, k: Tensor, v: Tensor, window: int, stride: int, dilation: int) -> tuple[Tensor, Tensor]:
+@operator
+def _local_attention(q: Tensor, k: Tensor, v: Tensor, window: int, stride: int, dilation: int) -> tuple[Tensor, Tensor]:
     """Attended values, and log2 of each query's sum of exponentials, (B, N, Y, X)."""
     from acmix.ops import _triton_kernels as kernels
 
@@ -79,15 +73,13 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, window: int, stride: int, dilati
     return out, log_total
 
 
-@_attention.register_fake
 def _outputs(q: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     batch, heads, _channels, rows, columns = q.shape
-    sums = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.new_empty(q.shape), q.new_empty((batch, heads, rows, columns), dtype=sums)
+    return q.new_empty(q.shape), q.new_empty((batch, heads, rows, columns), dtype=floats_of(q))
 
 
-@torch.library.custom_op("acmix::local_attention_backward", mutates_args=())
-def _attention_backward(
+@operator
+def _local_attention_backward(
     grad_out: Tensor,
     q: Tensor,
     k: Tensor,
@@ -115,7 +107,6 @@ def _attention_backward(
     return grad_q, grad_k, grad_v
 
 
-@_attention_backward.register_fake
 def _gradients(_grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
@@ -127,15 +118,17 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *_attention_backward(grad_out, *ctx.saved_tensors, *ctx.geometry), None, None, None
+    return *_local_attention_backward(grad_out, *ctx.saved_tensors, *ctx.geometry), None, None, None
 
 
 def _no_second_derivative(*_: object) -> None:
     raise NotImplementedError("the Triton kernels have no second derivative; reference_local_attention has one")
 
 
-_attention.register_autograd(_backward, setup_context=_save)
-_attention_backward.register_autograd(_no_second_derivative)
+tell_shapes(_local_attention, _outputs)
+tell_shapes(_local_attention_backward, _gradients)
+differentiate(_local_attention, _backward, _save)
+differentiate(_local_attention_backward, _no_second_derivative)
 
 
 def _strided(*maps: Tensor) -> list[Tensor | tuple[int, ...]]:
@@ -205,6 +198,6 @@ def _operand(dtype: torch.dtype) -> Any:
     """Triton's name of what is multiplied."""
     import triton.language as tl  # type: ignore[import-untyped]  # ships no types
 
-    if dtype == torch.bfloat16 and _interpreted():
+    if dtype == torch.bfloat16 and _INTERPRETED:
         return tl.float32  # the interpreter would multiply the bits of bfloat16 as integers
     return getattr(tl, str(dtype).removeprefix("torch."))
