@@ -1,4 +1,4 @@
-"""The library by hand: `python -m acmix run spec.json --folder DIR`, `python -m acmix plan spec.json` or `catalog`."""
+"""The library by hand: `python -m acmix run spec.json --folder DIR`, `plan spec.json`, `convert` or `catalog`."""
 
 import argparse
 import json
@@ -25,6 +25,8 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if arguments.command == "catalog":
         return _catalog(events_out)
+    if arguments.command == "convert":
+        return _convert(arguments, events_out)
     if arguments.command == "plan":
         return _serve_plans(events_out) if arguments.serve else _plan(arguments, events_out)
     return _run(arguments, events_out)
@@ -37,13 +39,18 @@ def _arguments() -> argparse.Namespace:
     run.add_argument("spec", type=Path, help="a JSON file: the body of POST /v1/jobs")
     run.add_argument("--folder", type=Path, required=True, help="where checkpoints go; run again, it resumes from them")
     run.add_argument("--data-root", type=Path, default=Path("datasets"), help="where data sets with files lie")
+    run.add_argument("--weights", type=Path, help="a safetensors file to start from, as an id in the spec stands for")
     plan = commands.add_parser("plan", help="what a spec's model takes, by layer, as one line of JSON on stdout")
     plan.add_argument("spec", type=Path, nargs="?", help="a JSON file: the body of POST /v1/jobs or /v1/plans")
     plan.add_argument("--num-classes", type=int, help="in place of what the data set gives")
     plan.add_argument("--image-px", type=int, help="in place of what the data set gives")
     plan.add_argument("--serve", action="store_true", help="answer requests on stdin, one JSON object a line")
+    convert = commands.add_parser("convert", help="make a checkpoint of the paper's authors a safetensors file of ours")
+    convert.add_argument("source", type=Path, help="what their training scripts saved: a ResNet or a Swin")
+    convert.add_argument("target", type=Path, help="the safetensors file to write")
+    convert.add_argument("--backbone", help="what it must hold, such as resnet50 or swin_tiny; else whatever it is")
     catalog = commands.add_parser("catalog", help="what specs can name here, as one line of JSON on stdout")
-    for command in (run, plan, catalog):
+    for command in (run, plan, convert, catalog):
         command.add_argument("--tether", type=int, metavar="PID", help="end when the parent, this process, ends")
     arguments = parser.parse_args()
     if arguments.command == "plan" and (arguments.spec is None) != arguments.serve:
@@ -102,6 +109,19 @@ def _serve_plans(out: TextIO) -> int:
     return 0
 
 
+def _convert(arguments: argparse.Namespace, out: TextIO) -> int:
+    """Exit status 1 where the file cannot be converted, as one sentence on stderr says; then nothing is written."""
+    try:
+        from acmix.convert import convert
+
+        found = convert(arguments.source, arguments.target, backbone=arguments.backbone)
+    except (AcmixError, OSError) as error:
+        log.error("%s", error)
+        return 1
+    out.write(json.dumps(found.about()) + "\n")
+    return 0
+
+
 def _run(arguments: argparse.Namespace, out: TextIO) -> int:
     """Exit status 0: succeeded, or stopped when asked; 1: failed, as the last event says."""
     stop = threading.Event()
@@ -111,7 +131,8 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
         job = spec.read(arguments.spec)
         from acmix.training.run import run
 
-        for event in run(job, arguments.folder, data_root=arguments.data_root, stop=stop):
+        events = run(job, arguments.folder, data_root=arguments.data_root, weights_file=arguments.weights, stop=stop)
+        for event in events:
             _tell(event, out)
     except Exception as error:
         reason = _reason(error)

@@ -28,11 +28,21 @@ def load(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
     Raises:
         CheckpointIncompatible: keys are missing or unexpected, or shapes differ; the module is then unchanged.
     """
-    weights = _unwrapped(state_dict)
+    weights = unwrapped(state_dict)
     own = module.state_dict()
     theirs = _their_names(module, own)
     _check(weights, {theirs[key]: value for key, value in own.items()})
     module.load_state_dict({key: weights[theirs[key]] for key in own})
+
+
+def unwrapped(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The weights themselves, out of what training scripts wrap them in."""
+    nested = next((state_dict[nest] for nest in _NESTS if isinstance(state_dict.get(nest), Mapping)), None)
+    if nested is not None:
+        return unwrapped(nested)
+    if state_dict and all(str(key).startswith(_WRAPPER) for key in state_dict):
+        return {key.removeprefix(_WRAPPER): value for key, value in state_dict.items()}
+    return state_dict
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:
@@ -43,15 +53,6 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
         theirs[key]: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for key, parameter in parameters.items()
     }
-
-
-def _unwrapped(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    nested = next((state_dict[nest] for nest in _NESTS if isinstance(state_dict.get(nest), Mapping)), None)
-    if nested is not None:
-        return _unwrapped(nested)
-    if state_dict and all(key.startswith(_WRAPPER) for key in state_dict):
-        return {key.removeprefix(_WRAPPER): value for key, value in state_dict.items()}
-    return state_dict
 
 
 def _their_names(module: nn.Module, keys: Iterable[str]) -> dict[str, str]:

@@ -86,6 +86,14 @@ class BackboneEntry(Entry):
     slots: list[Slot] | None = Field(description="with the default options; null where only the model itself tells")
     slot_pattern: SlotPattern | None = Field(None, description="how options move the slots")
     variants: list[str] = Field([], description="of a family: what may follow its name and a slash")
+    timm_counterpart: str | None = Field(None, description="timm's model whose weights `weights: timm` loads")
+    without_weights: list[str] = Field([], description="of a family: the variants that timm has no weights for")
+
+    def has_timm_weights(self, name: str) -> bool:
+        """Whether a backbone of that name, this one's or one of the family's, can start from timm's weights."""
+        if self.variants:
+            return name.removeprefix(f"{self.name}/") not in self.without_weights
+        return self.timm_counterpart is not None
 
     def stands_for(self, name: str) -> bool:
         """Whether a spec can name it so: a family only with one of its variants."""
@@ -166,9 +174,15 @@ class Catalog(CatalogPart):
                 for entry in getattr(catalog, section):
                     first = entries.setdefault(entry.name, entry)
                     if isinstance(entry, BackboneEntry) and entry.variants != first.variants:
-                        variants = [*dict.fromkeys((*first.variants, *entry.variants))]
-                        entries[entry.name] = first.model_copy(update={"variants": variants})
+                        entries[entry.name] = _both(first, entry)
         return cls(**{section: list(entries.values()) for section, entries in merged.items()})
+
+
+def _both(first: BackboneEntry, other: BackboneEntry) -> BackboneEntry:
+    """A family with the variants of two; one that only one of them has is with or without weights as there."""
+    variants = [*dict.fromkeys((*first.variants, *other.variants))]
+    without = [*dict.fromkeys((*first.without_weights, *other.without_weights))]
+    return first.model_copy(update={"variants": variants, "without_weights": without})
 
 
 def claim(swaps: Sequence[Sequence[str]], slots: Sequence[str]) -> tuple[dict[str, int], list[tuple[int, str]]]:

@@ -129,6 +129,12 @@ class CheckpointIncompatible(AcmixError):
     blame = "user"
 
 
+class WeightsMissing(AcmixError):
+    """A file of weights to start from is not there; the message names it."""
+
+    code = "weights_missing"
+
+
 class OutOfDeviceMemory(AcmixError):
     """The accelerator's memory did not suffice."""
 

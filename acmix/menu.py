@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from acmix import registry
+from acmix import pretrained, registry
 from acmix.catalog import BackboneEntry, Catalog, DatasetEntry, Device, Entry, MixerEntry, MixerForm, TaskEntry
 from acmix.presets import presets
 from acmix.swap import find
@@ -45,10 +45,15 @@ def _functions(table: Mapping[str, Callable[..., Any]]) -> list[Entry]:
 def _backbone(name: str, backbone: type[Any]) -> BackboneEntry:
     """Its slots are found in the model itself, built without memory for its weights; a family has too many of them."""
     if registry.is_family(backbone):
-        return BackboneEntry(**_entry(name, backbone), slots=None, variants=list(backbone.variants()))
+        variants = list(backbone.variants())
+        without = [each for each in variants if not pretrained.has_weights(each)]
+        return BackboneEntry(**_entry(name, backbone), slots=None, variants=variants, without_weights=without)
     with torch.device("meta"):
         slots = find(backbone(1))
-    return BackboneEntry(**_entry(name, backbone), slots=slots, slot_pattern=backbone.slot_pattern)
+    counterpart = getattr(backbone, "timm_counterpart", None)
+    return BackboneEntry(
+        **_entry(name, backbone), slots=slots, slot_pattern=backbone.slot_pattern, timm_counterpart=counterpart
+    )
 
 
 def _mixers() -> list[MixerEntry]:

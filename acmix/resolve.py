@@ -23,6 +23,7 @@ def problems(spec: JobSpec, catalog: Catalog, *, most_gpus: int) -> list[Problem
     return [
         *(problem for place in _places(spec, catalog) for problem in place.problems()),
         *_task_problems(spec, catalog),
+        *_weights_problems(spec, catalog),
         *_swap_problems(spec, catalog),
         *_training_problems(spec),
         *_metric_problems(spec, catalog),
@@ -126,6 +127,18 @@ def _task_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
         + (f"these are: {', '.join(fitting)}" if fitting else "there is none"),
         allowed=fitting,
     )
+
+
+def _weights_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
+    """Whether timm has weights; whether an id is one is for the service to say, which knows them."""
+    name = spec.backbone.name
+    backbone = catalog.backbone(name)
+    if spec.backbone.weights != "timm" or backbone is None or backbone.has_timm_weights(name):
+        return
+    have = [each.name for each in catalog.backbones if each.timm_counterpart]
+    have += [f"most of {each.name}/..." for each in catalog.backbones if each.variants]
+    message = f"timm has no weights for {name}; it has for: {', '.join(have) or 'none'}"
+    yield Problem("/backbone/weights", "no_weights", message)
 
 
 def _swap_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:

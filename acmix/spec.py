@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -22,6 +23,7 @@ Auto = Literal["auto"]
 MAX_OPTION_STRING = 4096
 MAX_OPTION_ITEMS = 4096
 MAX_PROBLEMS = 100
+ULID = "[0-9A-HJKMNP-TV-Z]{26}"  # what follows the prefix of an id of the service
 
 
 def _printable(text: str) -> str:
@@ -55,6 +57,15 @@ def _bounded(value: JsonValue) -> JsonValue:
     return value
 
 
+def _source(value: Any) -> Any:
+    """One sentence for whatever is none; the pattern behind it is for the schema."""
+    if isinstance(value, str) and re.fullmatch(WEIGHTS, value):
+        return value
+    raise ValueError('must be null, "timm", the id of a checkpoint (ckpt_...) or of an uploaded file (wts_...)')
+
+
+WEIGHTS = f"timm|(ckpt|wts)_{ULID}"
+Weights = Annotated[str, StringConstraints(pattern=f"^({WEIGHTS})$"), BeforeValidator(_source)]
 Options = dict[Name, Annotated[JsonValue, AfterValidator(_bounded)]]
 
 
@@ -82,7 +93,11 @@ class FlatChoice(BaseModel):
 
 
 class Backbone(Choice):
-    weights: None = Field(None, description="weights to start from; null starts from the seed")
+    weights: Weights | None = Field(
+        None,
+        description="what to start from: `timm` for timm's weights of this model, the id of a checkpoint (ckpt_...) or "
+        "of an uploaded file (wts_...); null starts from the seed",
+    )
 
 
 class Swap(Part):
@@ -213,7 +228,6 @@ _SHORT = {
     "dict_type": "must be an object",
     "model_type": "must be an object",
     "list_type": "must be a list",
-    "none_required": "must be null; starting weights are not taken yet",
 }
 _LIMITS = ("ge", "gt", "le", "lt", "min_length", "max_length")
 

@@ -182,6 +182,19 @@ class Checkpoint(Answer):
     created_at: datetime | None
 
 
+class Weights(Answer):
+    """An uploaded file that jobs can start from."""
+
+    id: str = Field(examples=["wts_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"])
+    name: str
+    sha256: str
+    size_bytes: int
+    tensors: int = Field(description="how many it holds")
+    params: int = Field(description="numbers in all of them")
+    about: dict[str, Any] | None = Field(description="its own metadata, where `acmix` wrote it: spec, epoch, step")
+    created_at: datetime | None
+
+
 class LayerSize(Answer):
     params: int
     macs: int = Field(description="multiply-adds of one image, forward")

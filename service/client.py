@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx
@@ -123,6 +124,19 @@ class Client:
 
     def checkpoint_content(self, checkpoint_id: str) -> bytes:
         return self._answer("GET", f"/v1/checkpoints/{checkpoint_id}/content").content
+
+    def upload_weights(self, file: Path, *, name: str = "") -> Json:
+        """Keep a safetensors file for `backbone.weights`, streamed."""
+        with file.open("rb") as content:
+            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
+            return self._json("POST", "/v1/weights", params={"name": name}, content=content, headers=headers)
+
+    def weights(self) -> Iterator[Json]:
+        """All uploaded weights, newest first, a page at a time."""
+        yield from self._pages("/v1/weights", {})
+
+    def delete_weights(self, weights_id: str) -> None:
+        self._answer("DELETE", f"/v1/weights/{weights_id}")
 
     def cancel(self, job_id: str) -> Json:
         return self._json("POST", f"/v1/jobs/{job_id}/cancel")

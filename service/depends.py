@@ -5,10 +5,9 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from acmix.spec import ULID
 from service.store.backend import Backend
-from service.store.errors import CheckpointNotFound, JobNotFound
-
-ULID = "[0-9A-HJKMNP-TV-Z]{26}"
+from service.store.errors import CheckpointNotFound, JobNotFound, WeightsNotFound
 
 
 def of(request: Request) -> Backend:
@@ -29,6 +28,13 @@ def _checkpoint_id(checkpoint_id: Annotated[str, Path(examples=["ckpt_01J9ZK6Q5W
     return checkpoint_id
 
 
+def _weights_id(weights_id: Annotated[str, Path(examples=["wts_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"])]) -> str:
+    if not re.fullmatch(f"wts_{ULID}", weights_id):
+        raise WeightsNotFound(weights_id)
+    return weights_id
+
+
 Store = Annotated[Backend, Depends(of)]
 JobId = Annotated[str, Depends(_job_id)]
 CheckpointId = Annotated[str, Depends(_checkpoint_id)]
+WeightsId = Annotated[str, Depends(_weights_id)]

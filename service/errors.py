@@ -22,6 +22,8 @@ from service.store.errors import (
     JobNotEnded,
     JobNotFound,
     MoveRefused,
+    WeightsNeeded,
+    WeightsNotFound,
 )
 from service.store.states import allowed_actions
 
@@ -64,9 +66,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _parameters_invalid)
     app.add_exception_handler(HTTPException, _by_status)
     app.add_exception_handler(ClientDisconnect, _disconnected)
-    for absent in (JobNotFound, CheckpointNotFound, ArtifactNotFound):
+    for absent in (JobNotFound, CheckpointNotFound, WeightsNotFound, ArtifactNotFound):
         app.add_exception_handler(absent, _not_found)
-    for conflict in (JobNotEnded, MoveRefused):
+    for conflict in (JobNotEnded, MoveRefused, WeightsNeeded):
         app.add_exception_handler(conflict, _conflict)
     app.add_exception_handler(IdempotencyKeyReused, _key_reused)
     for away in AWAY:

@@ -34,6 +34,7 @@ class Settings:
     idle_look_seconds: float
     sweep_seconds: float
     max_body_bytes: int
+    max_weights_bytes: int
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -53,6 +54,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         idle_look_seconds=_number(environ, "ACMIX_IDLE_LOOK_SECONDS", 15.0, least=0.05, most=3600),
         sweep_seconds=_number(environ, "ACMIX_SWEEP_SECONDS", 5.0, least=0.05, most=3600),
         max_body_bytes=_number(environ, "MAX_BODY_BYTES", 4 * 2**20, least=1024, most=2**30),
+        max_weights_bytes=_number(environ, "MAX_WEIGHTS_BYTES", 4 * 2**30, least=1024, most=2**40),
     )
 
 

@@ -28,8 +28,17 @@ T = TypeVar("T")
 class Child:
     """Started when made. `take` gives what it said since the last call; it never blocks."""
 
-    def __init__(self, spec: Path, folder: Path, data_root: Path, devices: Sequence[Device], threads: int) -> None:
+    def __init__(
+        self,
+        spec: Path,
+        folder: Path,
+        data_root: Path,
+        devices: Sequence[Device],
+        threads: int,
+        weights: Path | None = None,
+    ) -> None:
         command = [sys.executable, "-m", "acmix", "run", str(spec), "--folder", str(folder)]
+        command += ["--weights", str(weights)] if weights else []
         self.process = subprocess.Popen(
             [*command, "--data-root", str(data_root), "--tether", str(os.getpid())],
             stdin=subprocess.DEVNULL,

@@ -4,6 +4,7 @@ Training goes on while the database is away: what the child says waits in memory
 Every write is fenced by the attempt's number; when the ledger refuses one, the child is killed and nothing is written.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -20,11 +21,12 @@ from obstore.exceptions import BaseError
 
 from acmix import events, manifest
 from acmix.catalog import Device
-from acmix.errors import CheckpointIncompatible, Reason
+from acmix.errors import AcmixError, CheckpointIncompatible, Reason, WeightsMissing
 from acmix.events import Event
 from service.store import database
+from service.store.artifacts import MODEL
 from service.store.backend import Backend
-from service.store.errors import ArtifactNotFound, LeaseLost
+from service.store.errors import ArtifactNotFound, CheckpointNotFound, LeaseLost, WeightsNotFound
 from service.store.ids import new_id
 from service.store.rows import Checkpoint, Claim, Outcome
 from worker.child import Child
@@ -94,7 +96,7 @@ class Supervisor:
         child = None
         try:
             self._patiently(self._fetch_checkpoints)
-            child = self._start()
+            child = self._start(self._patiently(self._fetch_weights))
             while not child.has_ended():
                 child.wait(TICK_SECONDS)
                 self._tick(child)
@@ -102,6 +104,8 @@ class Supervisor:
             return self._outcome(child.process.returncode)
         except LeaseLost:
             raise
+        except AcmixError as error:
+            return Outcome("failed", error.reason())
         except Exception as error:
             log.exception("%s attempt %s could not be seen through", self.job.id, self.job.attempt)
             fault = f"the worker failed: {type(error).__name__}: {error}"[:1000]
@@ -142,17 +146,41 @@ class Supervisor:
             return fault
         return None
 
+    def _fetch_weights(self) -> Path | None:
+        """The file that a fresh start begins with, laid down; None where it has none, or the job goes on.
+
+        Raises:
+            WeightsMissing: it is gone.
+            CheckpointIncompatible: it is not as it was stored.
+        """
+        source = self.job.resolved_spec["backbone"].get("weights")
+        goes_on = any(self.folder.glob("checkpoints/step-*"))
+        if goes_on or source in {None, "timm"}:
+            return None
+        target = self.folder / MODEL
+        try:
+            with self._lease_kept():
+                stored = self.reader.source(source)
+                self.artifacts.fetch_file(f"{stored.key}/{MODEL}", target)
+                with target.open("rb") as file:
+                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except (CheckpointNotFound, WeightsNotFound, ArtifactNotFound):
+            raise WeightsMissing(f"{source}, which the job starts from, was removed before it began") from None
+        if sha256 != stored.sha256:
+            raise CheckpointIncompatible(f"{source}, which the job starts from, is not as stored: its sha256 differs")
+        return target
+
     def _clear_former_attempts(self) -> None:
         """What killed workers left. A later attempt may be at work beside one that is only thought dead."""
         for folder in self.attempts_folder.glob("attempt-*"):
             if int(folder.name.removeprefix("attempt-")) <= self.job.attempt:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _start(self) -> Child:
+    def _start(self, weights: Path | None) -> Child:
         spec = self.folder / "spec.json"
         spec.write_text(json.dumps(self.job.resolved_spec))
         self._started = time.monotonic()
-        return Child(spec, self.folder, self.settings.data_root, self.devices, self.threads)
+        return Child(spec, self.folder, self.settings.data_root, self.devices, self.threads, weights)
 
     def _checkpoint_folder(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:09d}"

@@ -108,6 +108,7 @@ class ResNet50(_FixedDepths):
     """ResNet-50: bottlenecks 3, 4, 6, 3."""
 
     name = "resnet50"
+    timm_counterpart = "resnet50"
     slot_pattern = _slot_pattern((3, 4, 6, 3))
 
 

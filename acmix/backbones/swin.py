@@ -135,7 +135,7 @@ class Swin(nn.Module):
 class _FixedDepths(Swin):
     """Depths and heads are the name's, not options."""
 
-    smallest: ClassVar[Mapping[str, Any]] = {"embed_dim": 24, "window": 3, "patch_px": 1}
+    smallest: ClassVar[Mapping[str, Any]] = {"embed_dim": 12, "window": 2, "patch_px": 2}
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class Block(nn.Module):
     """Attention within windows (the slot) and a two-layer perceptron, each a residual branch behind a norm."""
 
     def __init__(self, channels: int, heads: int, window: int, shift: int, drop_path: float) -> None:
-        """`shift` is by how much maps are rolled, which the attention is told and must undo nothing of."""
+        """`shift` is by how much maps are rolled before the attention, and back behind it."""
         super().__init__()
         self.window, self.shift = window, shift
         self.norm1 = nn.LayerNorm(channels)
@@ -245,7 +245,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x_BHWC: Tensor, mask_PTT: Tensor | None = None) -> Tensor:
         """(B, H, W, C)."""
-        maps_3BHWND = self.qkv(x_BHWC).unflatten(3, (3, self.heads, -1)).permute(3, 0, 1, 2, 4, 5)
+        maps_3BHWND = torch.unflatten(self.qkv(x_BHWC), 3, (3, self.heads, -1)).permute(3, 0, 1, 2, 4, 5)
         table_ON = self.relative_position_bias_table
         attended_BHWC = window_attention(maps_3BHWND, table_ON, mask_PTT, window=self.window, shift=self.shift)
         out_BHWC: Tensor = self.proj_drop(self.proj(attended_BHWC))
@@ -290,7 +290,7 @@ class PatchMerging(nn.Module):
         height, width = map_BHWC.shape[1:3]
         if height % 2 or width % 2:
             map_BHWC = F.pad(map_BHWC, (0, 0, 0, width % 2, 0, height % 2))
-        square = map_BHWC.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+        square = torch.unflatten(torch.unflatten(map_BHWC, 2, (-1, 2)), 1, (-1, 2))
         merged_BYXC: Tensor = self.reduction(self.norm(square.permute(0, 1, 3, 4, 2, 5).flatten(3)))
         return merged_BYXC
 

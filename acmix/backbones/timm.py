@@ -1,6 +1,8 @@
 """Any model of the library timm by its name, plain until layers are swapped; with timm's own parameter names.
 
-Slots are 3x3 convolutions of one group, and the window attentions of Swin Transformers (see _timm_windows.py).
+Slots are the 3x3 convolutions of one group that do not see pixels, and the window attentions of Swin, DaViT, Twins,
+GC ViT and MaxViT (see _timm_windows.py). A convolution that keeps TensorFlow's padding at stride 2 is none: its
+windows stand elsewhere.
 """
 
 import re
@@ -13,7 +15,14 @@ from torch import nn
 from acmix.errors import OptionInvalid, ShapeMismatch
 
 _PIXEL_CHANNELS = 3
-_REFUSED = re.compile(r"(?:unexpected|multiple values for) keyword argument '(\w+)'")
+_REFUSED = re.compile(r"(?:unexpected|multiple values for) keyword argument(?:\(s\): \[| )'(\w+)'")
+_MISFITS = (
+    AssertionError,
+    LookupError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)  # what timm raises at sizes it cannot have
 
 Rate = Annotated[float | None, Field(ge=0, lt=1)]
 Heads = Annotated[int, Field(ge=1, le=256)]
@@ -65,7 +74,7 @@ class Timm:
     ) -> nn.Module:
         from acmix.backbones._timm_windows import offer_windows
 
-        asked = {
+        options = {
             "drop_rate": drop_rate,
             "drop_path": drop_path,
             "patch_size": patch_size,
@@ -74,9 +83,8 @@ class Timm:
             "depths": depths,
             "num_heads": num_heads,
         }
-        model = _created(
-            variant, num_classes, image_px, {name: value for name, value in asked.items() if value is not None}
-        )
+        given = {name: value for name, value in options.items() if value is not None}
+        model = _created(variant, num_classes, image_px, given)
         model.unswappable = tuple(_seeing_pixels(model))  # type: ignore[assignment]  # read by acmix.swap
         offer_windows(model)
         return model
@@ -90,20 +98,27 @@ def _created(variant: str, num_classes: int, image_px: int, options: Mapping[str
     pretrained_cfg = timm.get_pretrained_cfg(variant)
     if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         arguments["img_size"] = image_px
-    while True:
-        try:
-            model: nn.Module = timm.create_model(variant, pretrained=False, num_classes=num_classes, **arguments)
-        except TypeError as error:
-            refused = _REFUSED.search(str(error))
-            if refused is None or refused[1] not in arguments:
-                raise
-            if refused[1] != "img_size":
-                raise OptionInvalid(_not_taken(variant, refused[1], arguments)) from None
-            del arguments["img_size"]
-        except (AssertionError, ValueError, RuntimeError) as error:
-            raise ShapeMismatch(f"timm/{variant} cannot be built so: {error}") from error
-        else:
-            return model
+    try:
+        return _tried(variant, num_classes, arguments)
+    except _MISFITS as error:
+        reason = str(error) or type(error).__name__
+        raise ShapeMismatch(f"timm/{variant} cannot be built so: {reason}") from error
+
+
+def _tried(variant: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
+    """timm's model with all the arguments, or without `img_size` where it takes none."""
+    import timm
+
+    try:
+        model: nn.Module = timm.create_model(variant, pretrained=False, num_classes=num_classes, **arguments)
+    except TypeError as error:
+        refused = _REFUSED.search(str(error))
+        if refused is None or refused[1] not in arguments:
+            raise
+        if refused[1] != "img_size":
+            raise OptionInvalid(_not_taken(variant, refused[1], arguments)) from None
+        return _tried(variant, num_classes, {name: each for name, each in arguments.items() if name != "img_size"})
+    return model
 
 
 def _not_taken(variant: str, argument: str, arguments: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 Source: "On the Integration of Self-Attention and Convolution", Pan et al., CVPR 2022, sections 3 and 4; its SAN rows
 were published without code, so how maps line up is designed here. The attention has C/16 channels of q and of k and
 C/4 of v, so that heads of one width D = C/4/N cut q and k into N/4 maps each and v into N: `fc` mixes these 3N/2 maps.
-Tried were, for SAN-10, SAN-15 and SAN-19 with 12.1, 16.6 and 21.2M parameters and 1.9, 2.7 and 3.4G multiply-adds
+Weighed were, for SAN-10, SAN-15 and SAN-19 with 12.1, 16.6 and 21.2M parameters and 1.9, 2.7 and 3.4G multiply-adds
 published (benchmarks/sizes.py prints those of the form taken):
 
 - these 3N/2 maps: 12.0, 16.4 and 20.8M, 1.96, 2.74 and 3.46G. Taken: nothing is made that attention does not need;

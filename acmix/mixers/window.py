@@ -146,11 +146,11 @@ class ACmixWindow(ACmixLayer):
         if not self.has_attention:
             out_BHWC = self._convolution_alone(x_BHWC)
         elif not self.has_convolution:
-            maps_3BHWND = self.qkv(x_BHWC).unflatten(3, (3, self.heads, -1)).permute(3, 0, 1, 2, 4, 5)
+            maps_3BHWND = torch.unflatten(self.qkv(x_BHWC), 3, (3, self.heads, -1)).permute(3, 0, 1, 2, 4, 5)
             out_BHWC = self._attention(maps_3BHWND, mask_PTT)
         else:
             features_BHWF = F.linear(x_BHWC, self._projection("weight"), self._projection("bias"))
-            maps_3BHWND = features_BHWF.unflatten(3, (-1, 3, self.heads)).permute(4, 0, 1, 2, 5, 3)
+            maps_3BHWND = torch.unflatten(features_BHWF, 3, (-1, 3, self.heads)).permute(4, 0, 1, 2, 5, 3)
             out_BHWC = self._attention(maps_3BHWND, mask_PTT) + self._convolution_of_map(features_BHWF)
         dropped_BHWC: Tensor = self.proj_drop(out_BHWC)
         return dropped_BHWC

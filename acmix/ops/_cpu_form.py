@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from acmix.ops._geometry import Axis
+from acmix.ops._operators import differentiate, floats_of, operator, tell_shapes
 
 MOST_QUERIES = 64  # of a tile
 TILE_COST = 1500  # what a tile costs beside its products, in pairs of a query and a key
@@ -32,7 +33,7 @@ def supported(q_BNDYX: Tensor) -> bool:
 def cpu_form(q_BNDYX: Tensor, k_BNDHW: Tensor, v_BNDHW: Tensor, *, window: int, stride: int, dilation: int) -> Tensor:
     """Attended values, (B, N, D, Y, X), with the channels innermost in memory."""
     maps = (each.permute(0, 3, 4, 1, 2).contiguous() for each in (q_BNDYX, k_BNDHW, v_BNDHW))
-    out_BYXND: Tensor = _attend(*maps, window, stride, dilation)[0]
+    out_BYXND: Tensor = _attend_tiles(*maps, window, stride, dilation)[0]
     return out_BYXND.permute(0, 3, 4, 1, 2)
 
 
@@ -46,16 +47,16 @@ def packed_cpu_form(
     return out_BYXND.permute(0, 3, 4, 1, 2)
 
 
-@torch.library.custom_op("acmix::attend_tiles", mutates_args=())
-def _attend(
+@operator
+def _attend_tiles(
     q_BYXND: Tensor, k_BHWND: Tensor, v_BHWND: Tensor, window: int, stride: int, dilation: int
 ) -> tuple[Tensor, Tensor]:
     """Attended values as q, and the logarithm of each softmax's sum, tile after tile, (B, N, P)."""
     return _tile_after_tile(q_BYXND, k_BHWND, v_BHWND, window, stride, dilation)
 
 
-@torch.library.custom_op("acmix::attend_tiles_backward", mutates_args=())
-def _attend_backward(
+@operator
+def _attend_tiles_backward(
     grad_BYXND: Tensor,
     q_BYXND: Tensor,
     k_BHWND: Tensor,
@@ -71,14 +72,14 @@ def _attend_backward(
     return _tile_after_tile_backward(grad_BYXND, *maps, out_BYXND, sums_BNP, window, stride, dilation)
 
 
-@torch.library.custom_op("acmix::attend_packed", mutates_args=())
+@operator
 def _attend_packed(
     packed_BHWDM: Tensor, position_HWD: Tensor, window: int, stride: int, dilation: int
 ) -> tuple[Tensor, Tensor]:
     return _tile_after_tile(*_unpacked(packed_BHWDM, position_HWD, stride), window, stride, dilation)
 
 
-@torch.library.custom_op("acmix::attend_packed_backward", mutates_args=())
+@operator
 def _attend_packed_backward(
     grad_BYXND: Tensor,
     packed_BHWDM: Tensor,
@@ -155,33 +156,30 @@ def _tile_after_tile_backward(
     return grad_q_BYXND, grad_k_BHWND, grad_v_BHWND
 
 
-@_attend.register_fake
-def _(q_BYXND: Tensor, *_: Any) -> Any:
+def _tiles_fake(q_BYXND: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q_BYXND), _no_sums(q_BYXND)
 
 
-@_attend_backward.register_fake
-def _(_grad: Tensor, *tensors: Any) -> Any:
+def _tiles_backward_fake(_grad: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(map_BHWND) for map_BHWND in tensors[:3])
 
 
-@_attend_packed.register_fake
-def _(packed_BHWDM: Tensor, _position: Tensor, _window: int, stride: int, _dilation: int) -> Any:
+def _packed_fake(
+    packed_BHWDM: Tensor, _position: Tensor, _window: int, stride: int, _dilation: int
+) -> tuple[Tensor, Tensor]:
     batch, height, width, head_channels, maps = packed_BHWDM.shape
     queries = (-(-side // stride) for side in (height, width))
     out_BYXND = packed_BHWDM.new_empty(batch, *queries, maps // 3, head_channels)
     return out_BYXND, _no_sums(out_BYXND)
 
 
-@_attend_packed_backward.register_fake
-def _(_grad: Tensor, packed_BHWDM: Tensor, position_HWD: Tensor, *_: Any) -> Any:
+def _packed_backward_fake(_grad: Tensor, packed_BHWDM: Tensor, position_HWD: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(packed_BHWDM), position_HWD.new_empty(position_HWD.shape)
 
 
 def _no_sums(q_BYXND: Tensor) -> Tensor:
     batch, height, width, heads, _ = q_BYXND.shape
-    exact = torch.promote_types(q_BYXND.dtype, torch.float32)
-    return q_BYXND.new_empty(batch, heads, height * width, dtype=exact)
+    return q_BYXND.new_empty(batch, heads, height * width, dtype=floats_of(q_BYXND))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -202,8 +200,12 @@ def _differentiated(backward: Callable[..., tuple[Tensor, ...]]) -> Callable[...
     return run
 
 
-_attend.register_autograd(_differentiated(_attend_backward), setup_context=_keep)
-_attend_packed.register_autograd(_differentiated(_attend_packed_backward), setup_context=_keep)
+tell_shapes(_attend_tiles, _tiles_fake)
+tell_shapes(_attend_tiles_backward, _tiles_backward_fake)
+tell_shapes(_attend_packed, _packed_fake)
+tell_shapes(_attend_packed_backward, _packed_backward_fake)
+differentiate(_attend_tiles, _differentiated(_attend_tiles_backward), _keep)
+differentiate(_attend_packed, _differentiated(_attend_packed_backward), _keep)
 
 
 @dataclass(frozen=True)

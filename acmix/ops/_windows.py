@@ -9,42 +9,21 @@ the arithmetic runs over the innermost places.
 #         has plane p), H W map, K K window, Y X padded map, h rows of a chunk, N = h*W*B positions of a chunk,
 #         L channels of any map
 
-from collections.abc import Callable, Iterator
-from functools import wraps
+from collections.abc import Iterator
 from itertools import product
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from acmix.ops._operators import differentiate, floats_of, operator, tell_shapes
+
 Position = TypeVar("Position", int, Tensor)
 
 CHUNK_POSITIONS = 4096  # on a CPU: what a chunk's maps need should stay in the cache over all taps
 
 
-_LIBRARY = torch.library.Library("acmix", "FRAGMENT")  # its operators are there as long as it is
-
-
-def _operator(function: Callable[..., Any]) -> Any:
-    """An operator that torch.compile and torch.export take as it stands, computed in its own precision.
-
-    Under autocast its matrix products would round what they add up. torch.library.custom_op would do as well, but the
-    first call of what it makes imports all of torch's compiler, which takes seconds.
-    """
-
-    @wraps(function)
-    def exact(*tensors: Tensor) -> Any:
-        with torch.autocast(tensors[0].device.type, enabled=False):
-            return function(*tensors)
-
-    name = function.__name__
-    schema = torch.library.infer_schema(function, mutates_args=())
-    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, exact, "CompositeExplicitAutograd")
-    return getattr(torch.ops.acmix, name).default
-
-
-@_operator
+@operator
 def windows_mixed(k_BRHW: Tensor, scale_RKK: Tensor, shift_RKK: Tensor, weight_PRKK: Tensor) -> Tensor:
     """relu(scale * k + shift) of every tap, mixed by `weight`, summed over taps: (B, P, H, W)."""
     side, width = scale_RKK.shape[-1], k_BRHW.shape[3]
@@ -59,7 +38,7 @@ def windows_mixed(k_BRHW: Tensor, scale_RKK: Tensor, shift_RKK: Tensor, weight_P
     return _batch_first(mixed_PHWB, k_BRHW)
 
 
-@_operator
+@operator
 def windows_mixed_backward(
     grad_BPHW: Tensor, k_BRHW: Tensor, scale_RKK: Tensor, shift_RKK: Tensor, weight_PRKK: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -85,7 +64,7 @@ def windows_mixed_backward(
     return _batch_first(_folded(grad_k_RYXB, side), k_BRHW), grad_scale_RKK, grad_shift_RKK, grad_weight_PRKK
 
 
-@_operator
+@operator
 def windows_summed(hidden_BPHW: Tensor, v_BCHW: Tensor, weight_PKKP: Tensor, bias_PKK: Tensor) -> Tensor:
     """v summed over each window with weights that `weight` and `bias` make of `hidden`: (B, C, H, W)."""
     side, width = bias_PKK.shape[-1], v_BCHW.shape[3]
@@ -101,7 +80,7 @@ def windows_summed(hidden_BPHW: Tensor, v_BCHW: Tensor, weight_PKKP: Tensor, bia
     return _batch_first(out_SPHWB.flatten(0, 1), v_BCHW)
 
 
-@_operator
+@operator
 def windows_summed_backward(
     grad_BCHW: Tensor, hidden_BPHW: Tensor, v_BCHW: Tensor, weight_PKKP: Tensor, bias_PKK: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -133,7 +112,8 @@ def windows_summed_backward(
 
 
 def _mixed_fake(k_BRHW: Tensor, *weights: Tensor) -> Tensor:
-    return k_BRHW.new_empty(len(k_BRHW), len(weights[-1]), *k_BRHW.shape[2:])
+    # not len(k_BRHW): that would fix the batch of what is exported
+    return k_BRHW.new_empty(k_BRHW.shape[0], weights[-1].shape[0], *k_BRHW.shape[2:])
 
 
 def _summed_fake(_hidden_BPHW: Tensor, v_BCHW: Tensor, *_weights: Tensor) -> Tensor:
@@ -156,19 +136,14 @@ for _forward, _backward, _fake in (
     (windows_mixed, windows_mixed_backward, _mixed_fake),
     (windows_summed, windows_summed_backward, _summed_fake),
 ):
-    torch.library.register_fake(_forward, _fake, lib=_LIBRARY)
-    torch.library.register_fake(_backward, _backward_fake, lib=_LIBRARY)
-    torch.library.register_autograd(
-        _forward,
-        lambda ctx, grad, backward=_backward: backward(grad, *ctx.saved_tensors),
-        setup_context=_keep,
-        lib=_LIBRARY,
-    )
+    tell_shapes(_forward, _fake)
+    tell_shapes(_backward, _backward_fake)
+    differentiate(_forward, lambda ctx, grad, backward=_backward: backward(grad, *ctx.saved_tensors), _keep)
 
 
 def widened(tensor: Tensor) -> Tensor:
     """In the precision that sums are taken in: float32 for the halves."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor.to(floats_of(tensor))
 
 
 def reflected(position: Position, side: int) -> Position:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from acmix.errors import OptionInvalid
-from acmix.ops import _cpu_form
+from acmix.ops import _cpu_form, triton_local_attention
 from acmix.ops._cpu_form import cpu_form, packed_cpu_form
 from acmix.ops._tile_form import tile_form
 
-Form = Literal["auto", "cpu", "tile", "reference"]
+Form = Literal["auto", "triton", "cpu", "tile", "reference"]
 
 _form: Form = "auto"
 
@@ -36,7 +36,10 @@ def local_attention(
     apart; those outside are reflected into the map, again and again where the map is smaller than the window.
     The form that suits the device computes it, unless `using` names another.
     """
-    return _FORMS[_chosen(q_BNDYX)](q_BNDYX, k_BNDHW, v_BNDHW, window=window, stride=stride, dilation=dilation)
+    form = _chosen(q_BNDYX)
+    if form == "tile" and _form == "auto" and _runs_kernels(q_BNDYX, k_BNDHW, v_BNDHW):
+        form = "triton"
+    return _FORMS[form](q_BNDYX, k_BNDHW, v_BNDHW, window=window, stride=stride, dilation=dilation)
 
 
 def packed_attention(
@@ -59,7 +62,8 @@ def packed_attention(
 def using(form: Form) -> Iterator[None]:
     """Within, every local attention is computed in that form, in all threads.
 
-    `cpu`: tile after tile, on CPUs. `tile`: all tiles at once, anywhere. `reference`: the slow definition.
+    `triton`: kernels of our own, on CUDA devices. `cpu`: tile after tile, on CPUs. `tile`: all tiles at once, anywhere.
+    `reference`: the slow definition.
     `auto`: what suits the device. OptionInvalid for any other name.
     """
     global _form  # noqa: PLW0603  # a compiled model guards on it; a context variable would break its graph
@@ -80,6 +84,14 @@ def _chosen(maps: Tensor) -> Form:
     return "cpu" if _cpu_form.supported(maps) else "tile"
 
 
+def _runs_kernels(q_BNDYX: Tensor, k_BNDHW: Tensor, v_BNDHW: Tensor) -> bool:
+    return (
+        q_BNDYX.device.type == "cuda"
+        and not torch.compiler.is_exporting()
+        and triton_local_attention.supported(q_BNDYX, k_BNDHW, v_BNDHW)
+    )
+
+
 def reference_local_attention(
     q_BNDYX: Tensor, k_BNDHW: Tensor, v_BNDHW: Tensor, *, window: int, stride: int = 1, dilation: int = 1
 ) -> Tensor:
@@ -92,6 +104,7 @@ def reference_local_attention(
 
 
 _FORMS: Mapping[str, Callable[..., Tensor]] = {
+    "triton": triton_local_attention.triton_local_attention,
     "cpu": cpu_form,
     "tile": tile_form,
     "reference": reference_local_attention,

@@ -6,13 +6,13 @@ the bottom, and nothing attends to the filling; a map that is no larger than a w
 """
 
 # Shapes: B batch, N heads, D channels a head, C = N*D, H W map, Y X windows down and across, P = Y*X,
-#         T = window^2 positions of a window, O = (2*window - 1)^2 offsets between two of them
+#         T = window^2 positions of a window, O = (2*window - 1)^2 offsets between two of them, A = T*T pairs
 
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 APART = -100.0  # added to the logit between two positions that must not attend to each other; exp(-100) is 4e-44
 
@@ -61,9 +61,12 @@ def window_mask(height: int, width: int, *, window: int, shift: int, like: Tenso
     by = rolled_by(height, width, window=window, shift=shift)
     if not by and height % window == 0 and width % window == 0:
         return None
-    # a fake tensor in the cache would outlive its mode; the plain class is what real runs have
-    mask_of = _mask if type(like) is Tensor else _mask.__wrapped__
-    return mask_of(height, width, window, by, like.dtype, like.device)
+    return (_mask if _is_real(like) else _mask.__wrapped__)(height, width, window, by, like.dtype, like.device)
+
+
+def _is_real(tensor: Tensor) -> bool:
+    """Whether what is made for this tensor may be cached: a fake one would outlive its mode or its trace."""
+    return type(tensor) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
 
 
 @lru_cache(maxsize=16)  # 0.6 MB for a 56 x 56 map in float32; a Swin needs 3 at once
@@ -88,20 +91,19 @@ def _regions(side: int, window: int, by: int) -> Tensor:
 
 def _bias(table_ON: Tensor, window: int) -> Tensor:
     """(N, T, T), query before key."""
-    offsets_of = _offsets if type(table_ON) in (Tensor, torch.nn.Parameter) else _offsets.__wrapped__
-    positions = window**2
-    bias = table_ON.index_select(0, offsets_of(window, table_ON.device))
-    return bias.view(positions, positions, -1).permute(2, 0, 1)
+    offset_TT = (_offsets if _is_real(table_ON) else _offsets.__wrapped__)(window, table_ON.device)
+    row_AN = table_ON.index_select(0, offset_TT.flatten())
+    return torch.unflatten(row_AN, 0, offset_TT.shape).permute(2, 0, 1)
 
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(mode=False)
 def _offsets(window: int, device: torch.device) -> Tensor:
-    """The row of the table for every query and key, one after the other."""
+    """The row of the table for every query and key."""
     side = torch.arange(window, device="cpu")
     y_T, x_T = side.repeat_interleave(window), side.repeat(window)
     dy_TT, dx_TT = (each[:, None] - each + window - 1 for each in (y_T, x_T))
-    return (dy_TT * (2 * window - 1) + dx_TT).flatten().to(device)
+    return (dy_TT * (2 * window - 1) + dx_TT).to(device)
 
 
 def _cut(maps_3BHWND: Tensor, window: int) -> Tensor:
@@ -109,12 +111,12 @@ def _cut(maps_3BHWND: Tensor, window: int) -> Tensor:
     height, width = maps_3BHWND.shape[2:4]
     if height % window or width % window:
         maps_3BHWND = F.pad(maps_3BHWND, (0, 0, 0, 0, 0, -width % window, 0, -height % window))
-    cut = maps_3BHWND.unflatten(3, (-1, window)).unflatten(2, (-1, window)).permute(0, 1, 2, 4, 6, 3, 5, 7)
-    return cut.flatten(5, 6).flatten(2, 3)
+    cut = torch.unflatten(torch.unflatten(maps_3BHWND, 3, (-1, window)), 2, (-1, window))
+    return cut.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 6).flatten(2, 3)
 
 
 def _joined(attended_BPNTD: Tensor, height: int, width: int, window: int) -> Tensor:
     """The windows put together and cropped, (B, H, W, C)."""
-    cut = attended_BPNTD.unflatten(3, (window, window)).unflatten(1, (-(-height // window), -1))
+    cut = torch.unflatten(torch.unflatten(attended_BPNTD, 3, (window, window)), 1, (-(-height // window), -1))
     filled = cut.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
     return filled[:, :height, :width]

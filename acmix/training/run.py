@@ -3,7 +3,7 @@
 import math
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import acmix
-from acmix import events, mixers, registry
+from acmix import events, mixers, registry, weights
 from acmix.errors import (
     AcmixError,
     CheckpointIncompatible,
@@ -33,7 +33,12 @@ from acmix.training.state import State, seed_everything
 
 
 def run(
-    spec: JobSpec, folder: Path, *, data_root: Path = Path("datasets"), stop: threading.Event | None = None
+    spec: JobSpec,
+    folder: Path,
+    *,
+    data_root: Path = Path("datasets"),
+    weights_file: Path | None = None,
+    stop: threading.Event | None = None,
 ) -> Iterator[Event]:
     """Train and evaluate as the spec says; everything it writes lies below `folder`.
 
@@ -42,6 +47,8 @@ def run(
 
     Args:
         data_root: where data sets with files lie.
+        weights_file: a safetensors file to start from, such as an id in `backbone.weights` stands for. Read when the
+            run starts anew, not when it resumes.
 
     Raises:
         AcmixError: what went wrong, with its reason; any other exception is a fault of this library.
@@ -49,7 +56,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     stop = stop or threading.Event()
     try:
-        yield from _run(spec, folder, data_root, stop)
+        yield from _run(spec, folder, data_root, weights_file, stop)
     except Stopped:
         yield events.status("stopped", "stopped when asked")
     except torch.OutOfMemoryError as error:
@@ -78,7 +85,9 @@ def versions() -> dict[str, str | None]:
     }
 
 
-def _run(spec: JobSpec, folder: Path, data_root: Path, stop: threading.Event) -> Iterator[Event]:
+def _run(
+    spec: JobSpec, folder: Path, data_root: Path, weights_file: Path | None, stop: threading.Event
+) -> Iterator[Event]:
     device = _device(spec)
     names = [torch.cuda.get_device_name(device)] if device.type == "cuda" else ["cpu"]
     resume, faults = _newest_whole(folder / "checkpoints")
@@ -90,7 +99,10 @@ def _run(spec: JobSpec, folder: Path, data_root: Path, stop: threading.Event) ->
     yield events.progress("preparing")
     torch.use_deterministic_algorithms(True, warn_only=True)
     seed_everything(spec.training.seed)
-    setup, dataset = _prepare(spec, folder, data_root, device, stop)
+    given = None if resume else weights.of(spec.backbone, weights_file, data_root=data_root)
+    setup, dataset, fit = _prepare(spec, folder, data_root, given, device, stop)
+    if fit:
+        yield from weights.told(fit, spec.backbone.weights or str(weights_file))
     if stop.is_set():
         raise Stopped
     if resume:
@@ -136,13 +148,23 @@ def _device(spec: JobSpec) -> torch.device:
 
 
 def _prepare(
-    spec: JobSpec, folder: Path, data_root: Path, device: torch.device, stop: threading.Event
-) -> tuple[Run, Any]:
-    """Data, model, optimizer and all else the loop needs, from the spec; and the data set."""
+    spec: JobSpec,
+    folder: Path,
+    data_root: Path,
+    given: Mapping[str, torch.Tensor] | None,
+    device: torch.device,
+    stop: threading.Event,
+) -> tuple[Run, Any, weights.Fit | None]:
+    """Data, model, optimizer and all else the loop needs, from the spec; the data set; and what of `given` fits."""
     training, pinned = spec.training, device.type == "cuda"
     dataset = _made("datasets", spec.dataset, data_root)
     task: Task = _made("tasks", spec.task, dataset.classes, training.label_smoothing)
-    model = build(spec.backbone, spec.swaps, num_classes=task.num_outputs, image_px=dataset.image_px).to(device)
+    sizes = {"num_classes": task.num_outputs, "image_px": dataset.image_px}
+    if given is None:
+        model, fit = build(spec.backbone, spec.swaps, **sizes), None
+    else:
+        model, fit = weights.start(spec.backbone, spec.swaps, given, **sizes)
+    model.to(device)
     train_split, val_split = dataset.split("train"), dataset.split("val")
     batches = data.batches_an_epoch(len(train_split), training.batch_size, training.limit_train_batches)
     train_on = partial(
@@ -156,7 +178,7 @@ def _prepare(
         pin_memory=pinned,
         mixing=mixing_of(training, task.num_outputs),
     )
-    return Run(
+    setup = Run(
         spec=spec,
         folder=folder,
         task=task,
@@ -168,7 +190,8 @@ def _prepare(
         batches_an_epoch=batches,
         metric=_metric(spec, task),
         stop_requested=stop.is_set,
-    ), dataset
+    )
+    return setup, dataset, fit
 
 
 def _made(folder: registry.Folder, choice: Choice, *given: Any) -> Any:

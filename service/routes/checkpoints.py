@@ -9,10 +9,10 @@ from fastapi.responses import StreamingResponse
 from service.answers import Checkpoint, Listing
 from service.depends import CheckpointId, JobId, Store
 from service.errors import RequestRefused
+from service.store.artifacts import MODEL
 
 router = APIRouter(prefix="/v1", tags=["checkpoints"])
 
-MODEL = "model.safetensors"
 BINARY = "application/octet-stream"
 CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}},

@@ -11,15 +11,16 @@ from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, Validati
 from acmix import resolve, spec
 from acmix.catalog import Catalog
 from acmix.errors import Problem, SpecInvalid
-from acmix.spec import JobSpec, Label, Name, pointer
+from acmix.spec import ULID, JobSpec, Label, Name, pointer
 from service import json_body, planning
 from service.answers import JobAnswer, Listing, job_answer, listing
-from service.depends import ULID, JobId, Store
+from service.depends import JobId, Store
 from service.errors import RequestRefused
 from service.openapi import SPEC_BODY
 from service.query import Limit, Parameters
 from service.routes.catalog import known_catalog
 from service.store.backend import Backend
+from service.store.errors import CheckpointNotFound, WeightsNeeded, WeightsNotFound
 from service.store.rows import Job, Status
 from service.store.states import ENDED
 
@@ -89,11 +90,13 @@ def get_job(job_id: JobId, store: Store) -> JobAnswer:
 
 @router.delete("/{job_id}", status_code=204)
 def delete_job(job_id: JobId, store: Store) -> None:
-    """Remove an ended job, all that it wrote and its files; 409 while it has not ended.
+    """Remove an ended job, all that it wrote and its files; 409 while it, or one that starts from it, has not ended.
 
     The row goes last: cut short, the same request again does the rest, and no file is left that no row names.
     """
     job = store.reader.job(job_id)
+    if needing := store.reader.needing([checkpoint.id for checkpoint in store.reader.checkpoints(job_id)]):
+        raise WeightsNeeded(needing)
     if job.status in ENDED:  # which it then stays
         store.artifacts.delete_prefix(f"jobs/{job_id}")
     store.ledger.delete(job_id)
@@ -124,9 +127,12 @@ def _resolved(store: Backend, body: bytes) -> tuple[Any, JobSpec, Catalog]:
 
 
 def _submitted(store: Backend, raw: Any, resolved: JobSpec, idempotency_key: str | None) -> tuple[JobAnswer, bool]:
-    job, created = store.ledger.submit(
-        raw, resolved.dump(), idempotency_key=idempotency_key, body_sha256=_sha256_of(raw)
-    )
+    try:
+        job, created = store.ledger.submit(
+            raw, resolved.dump(), idempotency_key=idempotency_key, body_sha256=_sha256_of(raw)
+        )
+    except (CheckpointNotFound, WeightsNotFound) as error:
+        raise SpecInvalid([Problem("/backbone/weights", "unknown_id", str(error))]) from None
     if created:
         store.queue.nudge_train()
     return told(store, job), created

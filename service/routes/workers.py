@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 
+from acmix.spec import ULID
 from service.answers import JobAnswer, Listing, Worker, listing
-from service.depends import ULID, Store
+from service.depends import Store
 from service.query import Limit, Parameters
 from service.routes.jobs import told
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -12,6 +13,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from service.store.errors import ArtifactExists, ArtifactNotFound
 
 MANIFEST = "manifest.json"
+MODEL = "model.safetensors"  # of a checkpoint's folder and of uploaded weights
 CHUNK_BYTES = 2**20
 
 
@@ -37,6 +39,17 @@ class Artifacts:
             with path.open("rb") as file:
                 obstore.put(self._store, stored, file, mode="create" if path == manifest else "overwrite")
             self._sync(stored)
+
+    def put_file(self, key: str, file: BinaryIO) -> None:
+        """Store what an open file holds from where it stands."""
+        obstore.put(self._store, key, file)
+        self._sync(key)
+
+    def fetch_file(self, key: str, target: Path) -> None:
+        """Copy one file; ArtifactNotFound."""
+        chunks = self.stream(key)
+        with target.open("wb") as file:
+            file.writelines(chunks)
 
     def fetch_folder(self, key: str, folder: Path) -> None:
         """Copy every file below `key` into a folder, which is made; ArtifactNotFound if there is none."""

@@ -17,6 +17,21 @@ class CheckpointNotFound(Exception):
         self.checkpoint_id = checkpoint_id
 
 
+class WeightsNotFound(Exception):
+    def __init__(self, weights_id: str) -> None:
+        super().__init__(f"there are no weights {weights_id[:60]!r}")
+        self.weights_id = weights_id
+
+
+class WeightsNeeded(Exception):
+    """A job that has not ended starts from what was to be deleted."""
+
+    def __init__(self, job: Job) -> None:
+        source = job.resolved_spec["backbone"]["weights"]
+        super().__init__(f"job {job.id} is {job.status} and starts from {source}; cancel it or wait for its end")
+        self.job = job
+
+
 class JobNotEnded(Exception):
     """Only an ended job can be deleted."""
 

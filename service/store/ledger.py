@@ -11,13 +11,13 @@ from sqlalchemy import Connection, Engine, Update, and_, delete, insert, select,
 from sqlalchemy.exc import IntegrityError
 
 from acmix.events import Event
-from service.store import _checkpoints, _claims, _endings, _journal, _projections
+from service.store import _checkpoints, _claims, _endings, _journal, _projections, _sources
 from service.store.database import clock, insert_or_replace, writing
-from service.store.errors import IdempotencyKeyReused, JobNotEnded, LeaseLost, MoveRefused
+from service.store.errors import IdempotencyKeyReused, JobNotEnded, LeaseLost, MoveRefused, WeightsNotFound
 from service.store.ids import new_id
-from service.store.rows import Checkpoint, Claim, Job, Json, Outcome, Wish, WorkerCard, read
+from service.store.rows import Checkpoint, Claim, Job, Json, Outcome, Weights, Wish, WorkerCard, read
 from service.store.states import CANCELLED_BY_USER, ENDED, allowed_actions
-from service.store.tables import attempts, jobs, labels, workers
+from service.store.tables import attempts, checkpoints, jobs, labels, weights, workers
 
 
 class Ledger:
@@ -46,13 +46,17 @@ class Ledger:
 
         Raises:
             IdempotencyKeyReused: the key came before with another body (by default the spec is the body).
+            CheckpointNotFound, WeightsNotFound: what it would start from is not there.
         """
         body_sha256 = body_sha256 or _sha256_of(spec)
         row = _new_row(spec, resolved_spec, parent=parent, idempotency_key=idempotency_key, body_sha256=body_sha256)
         try:
             with self._writing.begin() as connection:
                 first = _first_under(connection, idempotency_key, body_sha256)
-                return (first, False) if first else (_insert(connection, row), True)
+                if first:
+                    return first, False
+                _sources.lock(connection, resolved_spec)
+                return _insert(connection, row), True
         except IntegrityError:
             with self._writing.begin() as connection:  # another submit under this key was quicker
                 first = _first_under(connection, idempotency_key, body_sha256)
@@ -96,12 +100,28 @@ class Ledger:
             return job, False
 
     def delete(self, job_id: str) -> None:
-        """Remove an ended job and every row of it; JobNotEnded, JobNotFound."""
+        """Remove an ended job and every row of it; JobNotEnded, JobNotFound, WeightsNeeded for a checkpoint of it."""
         with self._writing.begin() as connection:
             job = _journal.lock(connection, job_id)
             if job.status not in ENDED:
                 raise JobNotEnded(job)
+            _sources.lock_unneeded(connection, checkpoints, checkpoints.c.job == job_id)
             connection.execute(delete(jobs).where(jobs.c.id == job_id))
+
+    def add_weights(self, uploaded: Weights) -> Weights:
+        """List an uploaded file, which is stored."""
+        with self._writing.begin() as connection:
+            row = {**asdict(uploaded), "created_at": clock(connection)}
+            inserted = insert(weights).values(**row).returning(*weights.c)
+            return read(Weights, connection.execute(inserted).mappings().one())
+
+    def delete_weights(self, weights_id: str) -> None:
+        """Unlist an uploaded file; WeightsNotFound, WeightsNeeded."""
+        this = weights.c.id == weights_id
+        with self._writing.begin() as connection:
+            _sources.lock_unneeded(connection, weights, this)
+            if not connection.execute(delete(weights).where(this)).rowcount:
+                raise WeightsNotFound(weights_id)
 
     # What the worker writes
 

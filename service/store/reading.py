@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, Select, exists, func, select
 
 from acmix.catalog import Catalog, Device
-from service.store import _claims, _series
+from service.store import _claims, _series, _sources
 from service.store._checkpoints import NEWEST_FIRST
 from service.store.database import clock
-from service.store.errors import CheckpointNotFound, JobNotFound
+from service.store.errors import CheckpointNotFound, JobNotFound, WeightsNotFound
 from service.store.rows import (
     Attempt,
     Checkpoint,
@@ -21,12 +21,14 @@ from service.store.rows import (
     Page,
     Series,
     StoredEvent,
+    Weights,
     Worker,
     read,
 )
-from service.store.tables import attempts, checkpoints, evaluations, events, jobs, labels, log_lines, workers
+from service.store.tables import attempts, checkpoints, evaluations, events, jobs, labels, log_lines, weights, workers
 
 T = TypeVar("T")
+Listed = TypeVar("Listed", Job, Weights)
 
 
 class Reader:
@@ -165,6 +167,31 @@ class Reader:
             raise CheckpointNotFound(checkpoint_id)
         return found[0]
 
+    # What jobs start from
+
+    def weights(self, weights_id: str) -> Weights:
+        """WeightsNotFound."""
+        found = self._all(Weights, select(weights).where(weights.c.id == weights_id))
+        if not found:
+            raise WeightsNotFound(weights_id)
+        return found[0]
+
+    def uploaded(self, limit: int = 20, after: str | None = None) -> Page[Weights]:
+        """Uploaded weights, newest first."""
+        wanted = select(weights).order_by(weights.c.id.desc())
+        wanted = wanted.where(weights.c.id < after) if after else wanted
+        return _page(self._all(Weights, wanted.limit(limit + 1)), limit)
+
+    def source(self, source_id: str) -> Checkpoint | Weights:
+        """What `backbone.weights` names by this id; CheckpointNotFound, WeightsNotFound."""
+        is_checkpoint = source_id.startswith(_sources.CHECKPOINT)
+        return self.checkpoint(source_id) if is_checkpoint else self.weights(source_id)
+
+    def needing(self, source_ids: Sequence[str]) -> Job | None:
+        """A job that has not ended and starts from one of these."""
+        with self._engine.connect() as connection:
+            return _sources.needing(connection, source_ids)
+
     # Workers and what they can run
 
     def workers(self, seen_within_seconds: float = 90) -> list[Worker]:
@@ -194,7 +221,7 @@ class Reader:
             return [read(kind, row) for row in connection.execute(wanted).mappings()]
 
 
-def _page(found: list[Job], limit: int) -> Page[Job]:
+def _page(found: list[Listed], limit: int) -> Page[Listed]:
     """One more than `limit` was asked for, to learn whether there is more."""
     has_more = len(found) > limit
     data = found[:limit]

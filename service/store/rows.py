@@ -104,6 +104,24 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """An uploaded file of weights, below `key` in the artifacts; `about` is what its own metadata says.
+
+    `created_at` is the ledger's to say: what a caller sets there is not read.
+    """
+
+    id: str
+    name: str
+    sha256: str
+    size_bytes: int
+    tensors: int
+    params: int
+    about: Json | None
+    key: str
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class WorkerCard:
     """What a worker says of itself when it starts."""
 

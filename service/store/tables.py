@@ -227,6 +227,21 @@ workers = Table(
     Index(None, "seen_at"),
 )
 
+# Uploaded files that jobs can start from.
+weights = Table(
+    "weights",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("tensors", Integer, nullable=False),
+    Column("params", BigInteger, nullable=False),
+    Column("about", Json),
+    Column("key", Text, nullable=False, unique=True),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
 # Requests for plans under the hash of all that the answer depends on, and the answers.
 plans = Table(
     "plans",

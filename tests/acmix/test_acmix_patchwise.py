@@ -79,7 +79,7 @@ def assert_is_its_definition(layer: ACmixPatchwise, x: Tensor) -> None:
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     height=st.integers(1, 12),
     width=st.integers(1, 12),

@@ -113,7 +113,7 @@ def test_the_form_can_be_chosen_and_comes_back():
     assert torch.equal(slow, reference_local_attention(*inputs, window=5))
     torch.testing.assert_close(auto, slow, rtol=0, atol=1e-12)
     with (
-        pytest.raises(OptionInvalid, match="no form 'unfold' of local attention; auto, cpu, tile, reference"),
+        pytest.raises(OptionInvalid, match="no form 'unfold' of local attention; auto, triton, cpu, tile, reference"),
         using("unfold"),
     ):
         pass

@@ -110,6 +110,22 @@ def test_depths_move_the_slots_that_a_glob_can_match() -> None:
     assert problems(backbone=deep, swaps=[{"layers": "layer1.1.conv2"}]) != []
 
 
+def test_stages_may_vary_up_to_those_that_the_pattern_knows() -> None:
+    plain = catalog().backbones[-1]
+    assert plain.slot_pattern is not None
+    varying = plain.slot_pattern.model_copy(update={"stages_vary": True})
+    menu = catalog().model_copy(update={"backbones": [plain.model_copy(update={"slot_pattern": varying})]})
+
+    def deep(*depths: int) -> dict[str, Any]:
+        return {"name": "resnet", "options": {"depths": list(depths)}}
+
+    assert problems(menu, backbone=deep(1, 2), swaps=[{"layers": "layer2.1.conv2"}]) == []
+    (problem,) = problems(menu, backbone=deep(1, 1, 1, 1, 1))
+    assert (problem.message, problem.limit) == ("depths must hold at most 4 numbers", 4)
+    (problem,) = problems(backbone=deep(1, 1))
+    assert problem.message == "depths must hold 4 numbers"
+
+
 def test_heads_that_do_not_divide_the_channels_are_told_those_that_do() -> None:
     swaps = [{"layers": "layer3.0.*", "mixer": {"name": "acmix", "options": {"heads": 4}}}]
     (problem,) = problems(backbone={"name": "resnet26", "options": {"width": 30 / 256}}, swaps=swaps)

@@ -187,6 +187,7 @@ def test_options_reach_the_model():
     ("name", "options", "sentence"),
     [
         ("timm/vgg11", {"drop_path": 0.1}, "drop_path=0.1 is no option of timm/vgg11"),
+        ("timm/hrnet_w18_small", {"drop_path": 0.1}, "drop_path=0.1 is no option of timm/hrnet_w18_small"),
         ("timm/gcvit_xxtiny", {"depths": [1, 1]}, r"depths=\[1, 1\] is no option of timm/gcvit_xxtiny"),
         ("timm/test_vit", {"pretrained": True}, "option 'pretrained'"),
         ("timm/test_vit", {"drop_rate": 1.0}, "option 'drop_rate'"),

@@ -118,10 +118,10 @@ def served(app: FastAPI) -> Iterator[str]:
 
 
 @contextmanager
-def deployed(database_url: str, broker_url: str, folder: Path) -> Iterator[Deployed]:
-    """The API and its store; `folder` takes the files."""
+def deployed(database_url: str, broker_url: str, folder: Path, **more: str) -> Iterator[Deployed]:
+    """The API and its store; `folder` takes the files, `more` are settings."""
     environment = {"DATABASE_URL": database_url, "BROKER_URL": broker_url, "ACMIX_DATA": str(folder)}
-    given = settings.load(environment)
+    given = settings.load({**environment, **more})
     app = create_app(given)
     parts = app.state.backend
     with TestClient(app, raise_server_exceptions=False) as http:

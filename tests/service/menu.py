@@ -15,7 +15,7 @@ def catalog() -> Catalog:
         ],
         backbones=[
             _resnet("resnet26", [1, 2, 4, 1]),
-            _resnet("resnet50", [3, 4, 6, 3]),
+            _resnet("resnet50", [3, 4, 6, 3]).model_copy(update={"timm_counterpart": "resnet50"}),
             _resnet("resnet", [3, 4, 6, 3], depths_option="depths", depths=DEPTHS),
             _family("zoo", ["lion", "lioness", "tiger_small"]),
         ],

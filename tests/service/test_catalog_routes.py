@@ -15,6 +15,12 @@ def test_a_backbone_lists_its_slots_in_depth_order(api: Deployed) -> None:
     assert resnet26["slots"][1] == {"name": "layer2.0.conv2", "kind": "conv2d", "channels": 128, "stride": 2}
 
 
+def test_a_family_lists_its_variants_and_no_slots(api: Deployed) -> None:
+    api.enrol()
+    family = api.get("/v1/catalog")["backbones"][-1]
+    assert (family["name"], family["slots"], family["variants"]) == ("zoo", None, ["lion", "lioness", "tiger_small"])
+
+
 def test_an_option_is_described_by_its_json_schema(api: Deployed) -> None:
     api.enrol()
     (form,) = api.get("/v1/catalog")["mixers"][0]["forms"]

@@ -57,6 +57,16 @@ def test_a_job_with_a_name_that_the_menu_lacks_is_left_to_others(
     assert (reader.job(job.id).status, reader.job(job.id).attempt) == ("succeeded", 1)
 
 
+@pytest.mark.parametrize("name", ["zoo/lion", "zoo/dodo"])
+def test_a_model_of_a_family_is_run_where_the_family_has_it(
+    name: str, stand_in: StandIn, nodes: Callable[..., Node], ledger: Ledger, reader: Reader
+) -> None:
+    stand_in(SUCCEED)
+    job = submit(ledger, backbone={"name": name})
+    nodes().ring()
+    assert reader.job(job.id).status == ("succeeded" if name == "zoo/lion" else "queued")
+
+
 def test_a_spec_of_another_version_is_left_to_others_and_keeps_no_other_waiting(
     stand_in: StandIn, nodes: Callable[..., Node], ledger: Ledger, reader: Reader
 ) -> None:
