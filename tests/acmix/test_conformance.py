@@ -7,7 +7,10 @@ further options of each.
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from acmix import registry, spec
 from acmix.mixers._layer import Combine
@@ -19,6 +22,21 @@ COMBINES: tuple[Combine, ...] = get_args(Combine)
 SHIFTS: tuple[Shift, ...] = get_args(Shift)
 EACH_ONCE = [*((combine, "full_group") for combine in COMBINES), *(("alpha_beta", shift) for shift in SHIFTS[:-1])]
 THE_REST = [pair for pair in ((combine, shift) for combine in COMBINES for shift in SHIFTS) if pair not in EACH_ONCE]
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few real scans of zeros and ones in a folder: judging 540 of them takes most of a small model's run."""
+    root = tmp_path_factory.mktemp("data-root")
+    scans = load_digits()
+    for label in (0, 1):
+        own = scans.images[scans.target == label]
+        for split, first, last in (("train", 0, 8), ("val", 8, 11), ("test", 11, 14)):
+            folder = root / "few" / split / str(label)
+            folder.mkdir(parents=True)
+            for number in range(first, last):
+                Image.fromarray((own[number] * 15).astype(np.uint8)).save(folder / f"{number}.png")
+    return root
 
 
 def backbones() -> list[Any]:
@@ -33,50 +51,53 @@ def backbones() -> list[Any]:
 
 @pytest.mark.parametrize(("combine", "shift"), EACH_ONCE)
 @pytest.mark.parametrize("backbone", backbones())
-def test_it_trains_resumes_and_is_judged(tmp_path: Path, backbone: dict[str, Any], combine: str, shift: str):
-    _train_and_resume(tmp_path, backbone, {"combine": combine, "shift": shift})
+def test_it_trains_resumes_and_is_judged(
+    tmp_path: Path, data_root: Path, backbone: dict[str, Any], combine: str, shift: str
+):
+    _train_and_resume(tmp_path, data_root, backbone, {"combine": combine, "shift": shift})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("combine", "shift"), THE_REST)
 @pytest.mark.parametrize("backbone", backbones())
-def test_every_other_pair_does_too(tmp_path: Path, backbone: dict[str, Any], combine: str, shift: str):
-    _train_and_resume(tmp_path, backbone, {"combine": combine, "shift": shift})
+def test_every_other_pair_does_too(tmp_path: Path, data_root: Path, backbone: dict[str, Any], combine: str, shift: str):
+    _train_and_resume(tmp_path, data_root, backbone, {"combine": combine, "shift": shift})
 
 
 @pytest.mark.parametrize("backbone", backbones())
-def test_the_plain_backbone_trains(tmp_path: Path, backbone: dict[str, Any]):
-    _train_and_resume(tmp_path, backbone, None)
+def test_the_plain_backbone_trains(tmp_path: Path, data_root: Path, backbone: dict[str, Any]):
+    _train_and_resume(tmp_path, data_root, backbone, None)
 
 
-def _train_and_resume(folder: Path, backbone: dict[str, Any], mixer: dict[str, Any] | None) -> None:
+def _train_and_resume(folder: Path, data_root: Path, backbone: dict[str, Any], mixer: dict[str, Any] | None) -> None:
     """Two steps, cut off after the first one's checkpoint: the second attempt goes on from there to the end."""
     job = spec.parse(
         {
             "backbone": backbone,
             "swaps": [] if mixer is None else [{"layers": "*", "mixer": {"name": "acmix", "options": mixer}}],
-            "dataset": {"name": "digits"},
+            "dataset": {"name": "image_folder", "options": {"folder": "few", "image_px": 8}},
             "training": {
                 "epochs": 2,
-                "batch_size": 60,
+                "batch_size": 8,
                 "limit_train_batches": 1,
+                "loader_workers": 0,
                 "optimizer": {"name": "adamw", "lr": 1e-3},
             },
         }
     )
-    first = run(job, folder)
+    first = run(job, folder, data_root=data_root)
     before = []
     for event in first:
         before.append(event)
         if event.type == "checkpoint":
             break
     first.close()
-    after = list(run(job, folder))
+    after = list(run(job, folder, data_root=data_root))
     assert after[0].data["resumed_from"]["step"] == 1
     assert {step for name, step in points(before) if name == "train/loss"} == {1}
     assert {step for name, step in points(after) if name == "train/loss"} == {2}
     final = of_type(after, "evaluation")[-1].data
-    assert (final["split"], final["samples"]) == ("test", 360)
+    assert (final["split"], final["samples"]) == ("test", 6)
     traces = of_type(after, "trace")
     assert bool(traces) is (mixer is not None)
     for layer in traces:
