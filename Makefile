@@ -12,7 +12,7 @@ test: $(READY)
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-long: $(READY)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

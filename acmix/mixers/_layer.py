@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from acmix.errors import OptionInvalid, ShapeMismatch
+from acmix.ops.pointwise import pointwise
 from acmix.ops.shift_conv import Shift, composed, shift_conv, shift_kernels
 
 Combine = Literal["convolution", "attention", "sum", "complement", "alpha_beta"]
@@ -138,8 +139,8 @@ class ACmixLayer(nn.Module):
         mixing_TM = self.fc.weight.flatten(1)
         folded_DTI = torch.einsum("tm,dmi->dti", mixing_TM, torch.unflatten(projection_FI, 0, (self.groups, -1)))
         bias_DT = F.linear(torch.unflatten(bias_F, 0, (self.groups, -1)), mixing_TM, self.fc.bias)
-        taps_BFHW = F.conv2d(x_BIHW, folded_DTI.flatten(0, 1)[:, :, None, None], bias_DT.flatten())
-        return self._shifted(taps_BFHW, None, None)
+        taps_BHWF = pointwise(x_BIHW.movedim(1, -1), folded_DTI.flatten(0, 1), bias_DT.flatten())
+        return self._shifted(taps_BHWF.movedim(-1, 1), None, None)
 
     def _shifted(self, features_BFHW: Tensor, mixing_TM: Tensor | None, bias_T: Tensor | None) -> Tensor:
         kernel_OTUV = self._shift_kernel()

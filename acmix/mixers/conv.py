@@ -11,7 +11,6 @@ any dtype, device, map size, dilation and odd kernel.
 from typing import Annotated, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from acmix.mixers._layer import (
     packed,
 )
 from acmix.ops.local_attention import packed_attention
+from acmix.ops.pointwise import pointwise
 from acmix.ops.shift_conv import Shift
 from acmix.registry import OddInt
 
@@ -117,8 +117,8 @@ class ACmixConv2d(ACmixLayer):
         projection_FI11, bias_F = self._projection("weight"), self._projection("bias")
         if not self.has_attention:
             return self._convolution_of(x_BIHW, projection_FI11.flatten(1), bias_F)
-        # channels innermost: one matrix product, and what the grouped convolution is fastest on
-        features_BFHW = F.linear(x_BIHW.movedim(1, -1), projection_FI11.flatten(1), bias_F).movedim(-1, 1)
+        # channels innermost: what the grouped convolution is fastest on
+        features_BFHW = pointwise(x_BIHW.movedim(1, -1), projection_FI11.flatten(1), bias_F).movedim(-1, 1)
         attention_BCYX = self._attention(features_BFHW)
         if not self.has_convolution:
             self._traced(attention_BCYX)
