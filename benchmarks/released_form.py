@@ -33,7 +33,7 @@ class ReleasedForm(nn.Module):
     def _attention(self, q_BCHW: Tensor, k_BCHW: Tensor, v_BCHW: Tensor) -> Tensor:
         layer, (batch, channels, height, width) = self.layer, q_BCHW.shape
         lanes, head_channels = batch * layer.heads, channels // layer.heads
-        position_1DHW = layer.position_proj(_grid(height, width).to(q_BCHW))
+        position_1DHW = layer.position_proj(_grid(height, width, q_BCHW.dtype))
         q_LDHW = q_BCHW.view(lanes, head_channels, height, width) * head_channels**-0.5
         q_LDYX = q_LDHW[..., :: layer.stride, :: layer.stride]
         own_1DYX = position_1DHW[..., :: layer.stride, :: layer.stride]
@@ -59,10 +59,10 @@ class ReleasedForm(nn.Module):
         return self.layer.dep_conv(taps_BTDP.permute(0, 2, 1, 3).reshape(batch, -1, height, width))
 
 
-def _grid(height: int, width: int) -> Tensor:
+def _grid(height: int, width: int, dtype: torch.dtype) -> Tensor:
     """x over the columns, then y over the rows, both from -1 to 1: (1, 2, H, W)."""
-    x_HW = torch.linspace(-1, 1, width).expand(height, width)
-    y_HW = torch.linspace(-1, 1, height)[:, None].expand(height, width)
+    x_HW = torch.linspace(-1, 1, width, dtype=dtype).expand(height, width)
+    y_HW = torch.linspace(-1, 1, height, dtype=dtype)[:, None].expand(height, width)
     return torch.stack([x_HW, y_HW]).unsqueeze(0)
 
 

@@ -108,7 +108,7 @@ def test_a_backbone_that_timm_has_no_weights_for_is_refused_with_those_that_have
     refused = api.post({**spec(), **starting_from("timm")})
     [fault] = refused.json()["errors"]
     assert (fault["pointer"], fault["code"]) == ("/backbone/weights", "no_weights")
-    assert fault["message"] == "timm has no weights for resnet26; it has for: resnet50"
+    assert fault["message"] == "timm has no weights for resnet26; it has for: resnet50, most of zoo/..."
 
 
 def test_weights_are_deleted_once_no_job_needs_them(api: Deployed) -> None:
