@@ -17,9 +17,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from acmix.backbones._drop_path import DropPath, DropPathOption, rates
+from acmix.backbones._windows import Windows
 from acmix.catalog import SlotPattern
 from acmix.errors import OptionInvalid, ShapeMismatch
-from acmix.ops.window_attention import roll, rolled_by, window_attention
+from acmix.ops.window_attention import by_offset, roll, rolled_by, window_attention
 
 MLP_RATIO = 4
 MOST_STAGES = 6
@@ -246,14 +247,19 @@ class WindowAttention(nn.Module):
     def forward(self, x_BHWC: Tensor, mask_PTT: Tensor | None = None) -> Tensor:
         """(B, H, W, C)."""
         maps_3BHWND = torch.unflatten(self.qkv(x_BHWC), 3, (3, self.heads, -1)).permute(3, 0, 1, 2, 4, 5)
-        table_ON = self.relative_position_bias_table
-        attended_BHWC = window_attention(maps_3BHWND, table_ON, mask_PTT, window=self.window, shift=self.shift)
+        scoring = by_offset(self.relative_position_bias_table, self.window)
+        attended_BHWC = window_attention(maps_3BHWND, scoring, mask_PTT, window=self.window, shift=self.shift)
         out_BHWC: Tensor = self.proj_drop(self.proj(attended_BHWC))
         return out_BHWC
 
-    def as_window_attention(self) -> "WindowAttention":
-        """Itself; window attentions of other backbones say here which of ours is the same."""
-        return self
+    @property
+    def slot(self) -> tuple[int, int]:
+        """Channels and stride."""
+        return self.dim, 1
+
+    def windows(self) -> Windows:
+        """What ACmixWindow needs to stand in for it."""
+        return Windows(self.dim, self.window, self.heads, self.state_dict(), shift=self.shift, dropout=self.proj_drop.p)
 
     def macs(self, x_shape: torch.Size) -> int:
         """Multiply-adds of the definition for a map of that shape: projections, and the positions of a window twice."""

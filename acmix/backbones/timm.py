@@ -1,7 +1,6 @@
 """Any model of the library timm by its name, plain until layers are swapped; with timm's own parameter names.
 
-Slots are the 3x3 convolutions of one group that do not see pixels, and the window attentions of Swin, DaViT, Twins,
-GC ViT and MaxViT (see _timm_windows.py). A convolution that keeps TensorFlow's padding at stride 2 is none: its
+Slots are the 3x3 convolutions of one group that do not see pixels, and the window attentions (see _timm_windows.py). A convolution that keeps TensorFlow's padding at stride 2 is none: its
 windows stand elsewhere.
 """
 

@@ -102,17 +102,30 @@ class ACmixLayer(nn.Module):
         raise NotImplementedError
 
     def _build_convolution(
-        self, channels: int, heads: int, *, maps: int, kernel_conv: int, shift: Shift, stride: int = 1, bias: bool
+        self,
+        channels: int,
+        heads: int,
+        *,
+        maps: int,
+        kernel_conv: int,
+        shift: Shift,
+        stride: int = 1,
+        out_channels: int | None = None,
+        bias: bool,
     ) -> None:
-        """Make `fc` and, where kernels are learned, `dep_conv`; nothing where the convolution is left out."""
+        """Make `fc` and, where kernels are learned, `dep_conv`; nothing where the convolution is left out.
+
+        As many channels come out as go in, or `out_channels`, a multiple of those of a head.
+        """
         check_odd(kernel_conv=kernel_conv)
         self.heads, self.kernel_conv, self.shift_form, self.stride = heads, kernel_conv, shift, stride
         self.groups, taps = channels // heads, kernel_conv**2
+        self.copies = (channels if out_channels is None else out_channels) // self.groups  # channels out of a group
         self.learns_shifts = self.has_convolution and shift in ("grouped_learned", "full_group")
         if self.has_convolution:
             self.fc = nn.Conv2d(maps, taps, 1, bias=bias)
         if self.learns_shifts:
-            outputs = channels if shift == "full_group" else self.groups
+            outputs = self.groups * self.copies if shift == "full_group" else self.groups
             self.dep_conv = nn.Conv2d(
                 taps * self.groups,
                 outputs,
@@ -167,8 +180,8 @@ class ACmixLayer(nn.Module):
             ones = torch.ones_like(features_BFHW[:1, :1])
             padding = self.kernel_conv // 2
             out = out + F.conv2d(ones, border_O1UV.to(ones.dtype), stride=self.stride, padding=padding)
-        if out.shape[1] == self.groups and self.heads > 1:
-            out = out.unsqueeze(2).expand(-1, -1, self.heads, -1, -1).flatten(1, 2)
+        if out.shape[1] == self.groups and self.copies > 1:
+            out = out.unsqueeze(2).expand(-1, -1, self.copies, -1, -1).flatten(1, 2)
         return out
 
     def _mixed(self, attention: Tensor, convolution: Tensor) -> Tensor:
@@ -194,14 +207,14 @@ class ACmixLayer(nn.Module):
             "depthwise_fixed": taps * taps * self.groups,
             "grouped_fixed": taps * taps * self.groups,
             "grouped_learned": taps * taps * self.groups,
-            "full_group": taps * taps * self.groups * self.heads,
+            "full_group": taps * taps * self.groups * self.copies,
         }
         return maps * taps * self.groups * height * width + a_position[self.shift_form] * positions
 
 
-def packed(rows_3C: Tensor, heads: int) -> Tensor:
-    """Rows of the three projections, q over k over v, each head-major, in the order of F: channel i of all maps."""
-    return torch.unflatten(rows_3C, 0, (3, heads, -1)).movedim(2, 0).flatten(0, 2)
+def packed(rows: Tensor, heads: int, parts: int = 3) -> Tensor:
+    """Rows of the projections, q over k over v, each head-major, in the order of F: channel i of all maps."""
+    return torch.unflatten(rows, 0, (parts, heads, -1)).movedim(2, 0).flatten(0, 2)
 
 
 def rms(path: Tensor) -> Tensor:

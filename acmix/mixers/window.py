@@ -6,8 +6,10 @@ convolution can run on the map as it is in the image, where theirs mixes opposit
 """
 
 # Shapes: B batch, N heads, D channels a head, C = N*D, H W map, F = 3*C features (channel i*3N+m is channel i of map m:
-#         all q heads, all k heads, all v heads), P windows, T positions of a window, O offsets within a window
+#         all q heads, all k heads, all v heads; no q where queries are given), P windows, T positions of a window,
+#         O offsets within a window, I in channels and Y X map of V channels coming out: C and H W but for variants
 
+from copy import deepcopy
 from typing import Annotated, Literal, Protocol, Self, runtime_checkable
 
 import torch
@@ -15,8 +17,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from acmix.backbones.swin import WindowAttention
-from acmix.errors import OptionInvalid
+from acmix.backbones._windows import SWINS, Windows, WindowVariant
+from acmix.errors import OptionInvalid, ShapeMismatch
 from acmix.mixers._layer import (
     ACmixLayer,
     AlphaOption,
@@ -30,17 +32,17 @@ from acmix.mixers._layer import (
     rms,
 )
 from acmix.ops.shift_conv import Shift
-from acmix.ops.window_attention import roll, rolled_by, window_attention
+from acmix.ops.window_attention import by_offset, roll, rolled_by, window_attention
 
 
 @runtime_checkable
 class WindowLayer(Protocol):
     """A window attention of any backbone whose block hands an ACmixWindow in its place the whole map."""
 
-    qkv: nn.Linear
+    slot: tuple[int, int]  # channels and stride
 
-    def as_window_attention(self) -> WindowAttention:
-        """The same attention as ours, with the same weights."""
+    def windows(self) -> Windows:
+        """Its sizes and its weights."""
 
 
 class ACmixWindow(ACmixLayer):
@@ -64,29 +66,47 @@ class ACmixWindow(ACmixLayer):
         alpha: float | None = None,
         beta: float | None = None,
         dropout: float = 0.0,
+        variant: WindowVariant = SWINS,
     ) -> None:
         """`shift` is by how much the block rolls its maps, `conv_shift` how the convolution shifts its taps.
 
         With `roll_convolution` the convolution runs on the rolled map, as in the authors' code; without, on the map
-        unrolled. `dropout` is that of the sum of both paths.
+        unrolled. `dropout` is that of the sum of both paths. A `variant` with a stride gives a smaller map, on which
+        both paths have their places; one with out_channels as many, the convolution from as many heads as they fill.
         """
         super().__init__(combine, alpha, beta)
         check_divides(heads, dim)
+        out_channels = dim if variant.out_channels is None else variant.out_channels
+        if out_channels % (dim // heads):
+            raise ShapeMismatch(f"heads={heads} have {dim // heads} channels each, which do not divide {out_channels}")
         if not 0 <= shift < window:
             raise OptionInvalid(f"shift={shift} is no part of a window of {window}; 0 to {window - 1} are")
         self.dim, self.window, self.shift, self.roll_convolution = dim, window, shift, roll_convolution
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.grid, self.parts = variant.grid, 2 if variant.given_queries else 3
+        self.norm = nn.Identity() if variant.norm is None else variant.norm
+        self.qkv = nn.Linear(dim if variant.in_channels is None else variant.in_channels, self.parts * dim)
         if self.has_attention:
-            self.proj = nn.Linear(dim, dim)
-            self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
-            nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self._build_convolution(dim, heads, maps=3 * heads, kernel_conv=kernel_conv, shift=conv_shift, bias=True)
+            self.proj = nn.Linear(dim, out_channels)
+            self.scoring = variant.scoring
+            if self.scoring is None:
+                self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+                nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self._build_convolution(
+            dim,
+            heads,
+            maps=self.parts * heads,
+            kernel_conv=kernel_conv,
+            shift=conv_shift,
+            stride=variant.stride,
+            out_channels=out_channels,
+            bias=True,
+        )
         self.proj_drop = nn.Dropout(dropout)
 
     @classmethod
     def slot_of(cls, layer: nn.Module) -> tuple[int, int] | None:
-        """(channels, stride) of a Swin's attention or of one like it; it keeps the map's size."""
-        return (layer.qkv.in_features, 1) if isinstance(layer, WindowLayer) else None
+        """(channels, stride) of a Swin's attention or of one like it."""
+        return layer.slot if isinstance(layer, WindowLayer) else None
 
     @classmethod
     def replacing(
@@ -116,7 +136,9 @@ class ACmixWindow(ACmixLayer):
         beta: BetaOption = None,
     ) -> Self:
         """A layer with the windows of `layer`, and all of its weights that have a place."""
-        own = layer.as_window_attention()
+        own = layer.windows()
+        if own.variant.scoring is not None and heads not in {None, own.heads}:
+            raise ShapeMismatch(f"heads={heads} where the attention scores {own.heads} of them; null keeps those")
         replacement = cls(
             own.dim,
             own.window,
@@ -128,69 +150,83 @@ class ACmixWindow(ACmixLayer):
             conv_shift=shift,
             alpha=alpha,
             beta=beta,
-            dropout=own.proj_drop.p,
-        ).to(own.qkv.weight.dtype)
+            dropout=own.dropout,
+            variant=deepcopy(own.variant),
+        ).to(own.weights["qkv.weight"].dtype)
         places = replacement.state_dict()
-        kept = {key: value for key, value in own.state_dict().items() if key in places}
+        kept = {key: value for key, value in own.weights.items() if key in places}
         if replacement.heads != own.heads:
             kept.pop("relative_position_bias_table", None)
         replacement.load_state_dict(kept, strict=False)
         return replacement
 
-    def forward(self, x_BHWC: Tensor, mask_PTT: Tensor | None = None) -> Tensor:
-        """(B, H, W, C) of a map that is already rolled.
+    def forward(self, x_BHWI: Tensor, mask_PTT: Tensor | None = None, queries_BHWC: Tensor | None = None) -> Tensor:
+        """(B, Y, X, V) of a map that is already rolled.
 
         `mask_PTT` is added to the logits of each window, all row by row; without, it is made from `shift`. A map
         with a side no larger than the window counts as not rolled.
         """
+        x_BHWI = self.norm(x_BHWI)
         if not self.has_attention:
-            out_BHWC = self._convolution_alone(x_BHWC)
+            out_BYXV = self._convolution_alone(x_BHWI)
         elif not self.has_convolution:
-            maps_3BHWND = torch.unflatten(self.qkv(x_BHWC), 3, (3, self.heads, -1)).permute(3, 0, 1, 2, 4, 5)
-            out_BHWC = self._attention(maps_3BHWND, mask_PTT)
+            maps_SBHWND = torch.unflatten(self.qkv(x_BHWI), 3, (self.parts, self.heads, -1)).permute(3, 0, 1, 2, 4, 5)
+            out_BYXV = self._attention(self._with_queries(maps_SBHWND, queries_BHWC), mask_PTT)
         else:
-            features_BHWF = F.linear(x_BHWC, self._projection("weight"), self._projection("bias"))
-            maps_3BHWND = torch.unflatten(features_BHWF, 3, (-1, 3, self.heads)).permute(4, 0, 1, 2, 5, 3)
-            out_BHWC = self._attention(maps_3BHWND, mask_PTT) + self._convolution_of_map(features_BHWF)
-        dropped_BHWC: Tensor = self.proj_drop(out_BHWC)
-        return dropped_BHWC
+            features_BHWF = F.linear(x_BHWI, self._projection("weight"), self._projection("bias"))
+            maps_SBHWND = torch.unflatten(features_BHWF, 3, (-1, self.parts, self.heads)).permute(4, 0, 1, 2, 5, 3)
+            attention_BYXV = self._attention(self._with_queries(maps_SBHWND, queries_BHWC), mask_PTT)
+            out_BYXV = attention_BYXV + self._convolution_of_map(features_BHWF)
+        dropped_BYXV: Tensor = self.proj_drop(out_BYXV)
+        return dropped_BYXV
 
     def macs(self, x_shape: torch.Size) -> int:
-        batch, height, width, dim = x_shape
-        attention = (2 * self.window**2 * dim + dim * dim) * self.has_attention
-        convolution = self._convolution_macs(height, width, maps=3 * self.heads)
-        return batch * ((3 * dim * dim + attention) * height * width + convolution)
+        batch, height, width, in_channels = x_shape
+        attended = -(-height // self.stride) * -(-width // self.stride)
+        norm = 0 if isinstance(self.norm, nn.Identity) else 2 * in_channels  # as norms count everywhere
+        projection = norm + self.parts * in_channels * self.dim
+        attention = (2 * self.window**2 * self.dim + self.dim * self.copies * self.groups) * self.has_attention
+        convolution = self._convolution_macs(height, width, maps=self.parts * self.heads)
+        return batch * (projection * height * width + attention * attended + convolution)
 
     def _projection(self, parameter: Literal["weight", "bias"]) -> Tensor:
         """Weight or bias of `qkv`, its rows in the order of F."""
-        return packed(getattr(self.qkv, parameter), self.heads)
+        return packed(getattr(self.qkv, parameter), self.heads, self.parts)
+
+    def _with_queries(self, maps_SBHWND: Tensor, queries_BHWC: Tensor | None) -> Tensor:
+        """(3, B, H, W, N, D)."""
+        if queries_BHWC is None:
+            return maps_SBHWND
+        return torch.cat([torch.unflatten(queries_BHWC, 3, (self.heads, -1)).unsqueeze(0), maps_SBHWND])
 
     def _attention(self, maps_3BHWND: Tensor, mask_PTT: Tensor | None) -> Tensor:
-        """alpha * attention, (B, H, W, C), head-major."""
-        table_ON = self.relative_position_bias_table
-        attended_BHWC = window_attention(maps_3BHWND, table_ON, mask_PTT, window=self.window, shift=self.shift)
+        """alpha * attention, (B, Y, X, V), head-major."""
+        scoring = by_offset(self.relative_position_bias_table, self.window) if self.scoring is None else self.scoring
+        attended_BYXC = window_attention(
+            maps_3BHWND, scoring, mask_PTT, window=self.window, shift=self.shift, grid=self.grid
+        )
         if self.tracing:
             with torch.no_grad():  # alpha is folded into `proj`, so the attention before it takes another pass
-                self.attention_rms = rms(self.proj(attended_BHWC))
+                self.attention_rms = rms(self.proj(attended_BYXC))
         alpha = self.strengths()[0]
         if isinstance(alpha, Tensor):
-            return F.linear(attended_BHWC, alpha * self.proj.weight, alpha * self.proj.bias)
-        projected_BHWC: Tensor = self.proj(attended_BHWC)
-        return projected_BHWC
+            return F.linear(attended_BYXC, alpha * self.proj.weight, alpha * self.proj.bias)
+        projected_BYXV: Tensor = self.proj(attended_BYXC)
+        return projected_BYXV
 
     def _convolution_of_map(self, features_BHWF: Tensor) -> Tensor:
-        """beta * convolution, (B, H, W, C); it skips `proj`."""
+        """beta * convolution, (B, Y, X, V); it skips `proj`."""
         by = self._unrolled_by(features_BHWF)
         map_BFHW = roll(features_BHWF, -by).movedim(-1, 1)
         return roll(self._convolution(map_BFHW).movedim(1, -1), by)
 
-    def _convolution_alone(self, x_BHWC: Tensor) -> Tensor:
-        if 3 * self.heads < self.kernel_conv**2:  # fewer maps than taps: the projection costs less than its fold
-            return self._convolution_of_map(F.linear(x_BHWC, self._projection("weight"), self._projection("bias")))
-        by = self._unrolled_by(x_BHWC)
-        map_BCHW = roll(x_BHWC, -by).movedim(-1, 1)
-        out_BCHW = self._convolution_of(map_BCHW, self._projection("weight"), self._projection("bias"))
-        return roll(out_BCHW.movedim(1, -1), by)
+    def _convolution_alone(self, x_BHWI: Tensor) -> Tensor:
+        if self.parts * self.heads < self.kernel_conv**2:  # fewer maps than taps: projecting costs less than its fold
+            return self._convolution_of_map(F.linear(x_BHWI, self._projection("weight"), self._projection("bias")))
+        by = self._unrolled_by(x_BHWI)
+        map_BIHW = roll(x_BHWI, -by).movedim(-1, 1)
+        out_BVYX = self._convolution_of(map_BIHW, self._projection("weight"), self._projection("bias"))
+        return roll(out_BVYX.movedim(1, -1), by)
 
     def _unrolled_by(self, map_BHWC: Tensor) -> int:
         """By how much the convolution's map is to be unrolled."""

@@ -6,9 +6,12 @@ the bottom, and nothing attends to the filling; a map that is no larger than a w
 """
 
 # Shapes: B batch, N heads, D channels a head, C = N*D, H W map, Y X windows down and across, P = Y*X,
-#         T = window^2 positions of a window, O = (2*window - 1)^2 offsets between two of them, A = T*T pairs
+#         T = window^2 positions of a window, Q those that query, O = (2*window - 1)^2 offsets between two of them,
+#         A = T*T pairs
 
+from collections.abc import Callable
 from functools import lru_cache
+from math import isqrt
 
 import torch
 import torch.nn.functional as F
@@ -17,30 +20,49 @@ from torch import Tensor, nn
 APART = -100.0  # added to the logit between two positions that must not attend to each other; exp(-100) is 4e-44
 
 
+# Queries and keys, each (B, P, N, T, D), to those whose products over sqrt(D) are the logits, queries perhaps fewer of
+# them, (B, P, N, Q, D); and to what is added to the logits: (N, Q, T), (B, P, N, Q, T), or nothing.
+Scoring = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
+
+
 def window_attention(
-    maps_3BHWND: Tensor, table_ON: Tensor, mask_PTT: Tensor | None = None, *, window: int, shift: int = 0
+    maps_3BHWND: Tensor,
+    scoring: Scoring,
+    mask_PTT: Tensor | None = None,
+    *,
+    window: int,
+    shift: int = 0,
+    grid: bool = False,
 ) -> Tensor:
-    """Attended values, (B, H, W, C), head-major, with logits scaled by D^-1/2.
+    """Attended values, (B, H, W, C), head-major; of a smaller map where queries are fewer than positions.
 
     Args:
         maps_3BHWND: queries, keys and values of a map that is already rolled.
-        table_ON: what is added to a logit of each head for (dy + window - 1) * (2 * window - 1) + dx + window - 1, dy
-            and dx being the query's row and column minus the key's.
+        scoring: makes the logits of queries and keys; `by_offset` is Swin's.
         mask_PTT: added to the logits of each window, all row by row; without, that of `window_mask`.
         shift: by how much the map is rolled, where it is.
+        grid: whether a window is no neighbourhood, but positions spread evenly over the whole map, which they divide.
     """
     height, width = maps_3BHWND.shape[2:4]
-    if mask_PTT is None:
+    if mask_PTT is None and not grid:
         mask_PTT = window_mask(height, width, window=window, shift=shift, like=maps_3BHWND)
-    q_BPNTD, k_BPNTD, v_BPNTD = _cut(maps_3BHWND, window).unbind()
-    bias_NTT = _bias(table_ON, window).to(q_BPNTD.dtype)
-    if mask_PTT is None:  # windows are a batch to a bias that all of them have
-        lanes, bias = (0, 1), bias_NTT
-    else:  # heads of windows, each with its own bias
-        lanes, bias = (1, 2), (mask_PTT.to(bias_NTT.dtype).unsqueeze(1) + bias_NTT).flatten(0, 1)
-    q, k, v = (each.flatten(*lanes) for each in (q_BPNTD, k_BPNTD, v_BPNTD))
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.unsqueeze(0))
-    return _joined(attended.view(q_BPNTD.shape), height, width, window)
+    q_BPNTD, k_BPNTD, v_BPNTD = _cut(maps_3BHWND, window, grid=grid).unbind()
+    q_BPNQD, k_BPNTD, bias = scoring(q_BPNTD, k_BPNTD)
+    lanes, added = _lanes(bias, mask_PTT, q_BPNQD)
+    q, k, v = (each.flatten(*lanes) for each in (q_BPNQD, k_BPNTD, v_BPNTD))
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=added)
+    side = isqrt(q_BPNQD.shape[3])  # of the queries of a window
+    stride = window // side
+    return _joined(attended.view(q_BPNQD.shape), -(-height // stride), -(-width // stride), side, grid=grid)
+
+
+def by_offset(table_ON: Tensor, window: int) -> Scoring:
+    """Products, and what a table holds for the offset of two positions.
+
+    Row (dy + window - 1) * (2 * window - 1) + dx + window - 1 is added to a logit of each head, dy and dx being the
+    query's row and column minus the key's.
+    """
+    return lambda q_BPNTD, k_BPNTD: (q_BPNTD, k_BPNTD, _bias(table_ON, window))
 
 
 def rolled_by(height: int, width: int, *, window: int, shift: int) -> int:
@@ -89,6 +111,21 @@ def _regions(side: int, window: int, by: int) -> Tensor:
     return region
 
 
+def _lanes(bias: Tensor | None, mask_PTT: Tensor | None, q_BPNQD: Tensor) -> tuple[tuple[int, int], Tensor | None]:
+    """The two dimensions that attention takes as its heads or as its batch, and what is added to its logits."""
+    if mask_PTT is not None:
+        mask_P1TT = mask_PTT.to(q_BPNQD.dtype).unsqueeze(1)
+        bias = mask_P1TT if bias is None else mask_P1TT + bias.to(q_BPNQD.dtype)
+    if bias is None:
+        return (0, 1), None
+    bias = bias.to(q_BPNQD.dtype)
+    if bias.ndim == 3:  # windows are a batch to a bias that all of them have
+        return (0, 1), bias.unsqueeze(0)
+    if bias.ndim == 4:  # heads of windows, each with its own bias
+        return (1, 2), bias.expand(-1, q_BPNQD.shape[2], -1, -1).flatten(0, 1).unsqueeze(0)
+    return (0, 1), bias.flatten(0, 1)
+
+
 def _bias(table_ON: Tensor, window: int) -> Tensor:
     """(N, T, T), query before key."""
     offset_TT = (_offsets if _is_real(table_ON) else _offsets.__wrapped__)(window, table_ON.device)
@@ -106,17 +143,20 @@ def _offsets(window: int, device: torch.device) -> Tensor:
     return (dy_TT * (2 * window - 1) + dx_TT).to(device)
 
 
-def _cut(maps_3BHWND: Tensor, window: int) -> Tensor:
+def _cut(maps_3BHWND: Tensor, window: int, *, grid: bool) -> Tensor:
     """(3, B, P, N, T, D), zeros filling the last windows."""
     height, width = maps_3BHWND.shape[2:4]
     if height % window or width % window:
         maps_3BHWND = F.pad(maps_3BHWND, (0, 0, 0, 0, 0, -width % window, 0, -height % window))
-    cut = torch.unflatten(torch.unflatten(maps_3BHWND, 3, (-1, window)), 2, (-1, window))
-    return cut.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 6).flatten(2, 3)
+    parts = (window, -1) if grid else (-1, window)
+    cut = torch.unflatten(torch.unflatten(maps_3BHWND, 3, parts), 2, parts)
+    order = (0, 1, 3, 5, 6, 2, 4, 7) if grid else (0, 1, 2, 4, 6, 3, 5, 7)
+    return cut.permute(order).flatten(5, 6).flatten(2, 3)
 
 
-def _joined(attended_BPNTD: Tensor, height: int, width: int, window: int) -> Tensor:
+def _joined(attended_BPNTD: Tensor, height: int, width: int, window: int, *, grid: bool) -> Tensor:
     """The windows put together and cropped, (B, H, W, C)."""
     cut = torch.unflatten(torch.unflatten(attended_BPNTD, 3, (window, window)), 1, (-(-height // window), -1))
-    filled = cut.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+    order = (0, 4, 1, 5, 2, 3, 6) if grid else (0, 1, 4, 2, 5, 3, 6)
+    filled = cut.permute(order).flatten(5, 6).flatten(3, 4).flatten(1, 2)
     return filled[:, :height, :width]

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from timm.models.gcvit import GlobalContextVit
+from timm.models.nest import Nest
 from torch import nn
 
 from acmix import registry
@@ -39,7 +40,77 @@ WINDOWED: dict[str, tuple[Callable[[], nn.Module], int]] = {
     ),
     "gcvit": (lambda: GlobalContextVit(img_size=64, embed_dim=8, depths=(2, 2), num_heads=(2, 2)), 64),
     "maxvit": (lambda: timm.create_model("test_maxvit", img_size=64), 64),
+    "maxvit, a bias made by a network": (lambda: _maxvit("maxvit_rmlp_pico_rw_256"), 64),
+    "maxvit, tensorflow's bias": (lambda: _maxvit("maxvit_tiny_tf_224"), 64),
+    "maxvit, windows and grid side by side": (lambda: _maxvit("maxvit_tiny_pm_256", embed_dim=(64, 64)), 64),
+    "swin v2": (lambda: _swin_v2("swinv2_tiny_window8_256", 40), 40),
+    "swin v2, without a bias": (lambda: _swin_v2("swinv2_tiny_window8_256", 24, qkv_bias=False), 24),
+    "swin v2 of timm": (lambda: _swin_v2("swinv2_cr_tiny_224", 40, init_values=0.1), 40),
+    "nest": (
+        lambda: Nest(img_size=32, patch_size=2, num_levels=2, embed_dims=(8, 16), num_heads=(2, 4), depths=(1, 2)),
+        32,
+    ),
+    "tiny_vit": (
+        lambda: timm.create_model(
+            "tiny_vit_5m_224",
+            embed_dims=(8, 8, 16, 16),
+            depths=(1, 2, 1, 1),
+            num_heads=(2, 2, 4, 4),
+            window_sizes=(3, 3, 3, 3),
+        ),
+        80,
+    ),
+    "sam": (
+        lambda: timm.create_model(
+            "samvit_base_patch16",
+            img_size=80,
+            embed_dim=12,
+            depth=3,
+            num_heads=2,
+            neck_chans=8,
+            window_size=3,
+            global_attn_indexes=(1,),
+        ),
+        80,
+    ),
+    "hiera": (
+        lambda: timm.create_model("hiera_tiny_224", img_size=64, embed_dim=8, num_heads=1, stages=(2, 1, 2, 1)),
+        64,
+    ),
+    "hiera, wider by pooling": (
+        lambda: timm.create_model(
+            "hiera_tiny_224", img_size=64, embed_dim=8, num_heads=1, stages=(1, 1, 1, 1), use_expand_proj=False
+        ),
+        64,
+    ),
+    "hieradet": (
+        lambda: timm.create_model(
+            "sam2_hiera_tiny", embed_dim=8, num_heads=1, stages=(1, 2, 2, 1), global_att_blocks=(4,)
+        ),
+        64,
+    ),
 }
+# what a window attention of timm keeps beside the projections and a bias for every offset
+OWN = {
+    "swin v2": {
+        "scoring.logit_scale",
+        "scoring.cpb_mlp.0.weight",
+        "scoring.cpb_mlp.0.bias",
+        "scoring.cpb_mlp.2.weight",
+    },
+    "tiny_vit": {"norm.weight", "norm.bias", "scoring.attention_biases"},
+    "sam": {"scoring.rel_pos_h", "scoring.rel_pos_w"},
+}
+
+
+def _maxvit(name: str, **sizes: Any) -> nn.Module:
+    small = {"embed_dim": (32, 32), "stem_width": 16, "depths": (1, 1), "img_size": 64}
+    return timm.create_model(name, **(small | sizes))
+
+
+def _swin_v2(name: str, image_px: int, **options: Any) -> nn.Module:
+    sizes = {"embed_dim": 12, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4}
+    return timm.create_model(name, img_size=image_px, **sizes, **options)
 
 
 def _swin(image_px: int) -> nn.Module:
@@ -144,16 +215,56 @@ def test_swapped_windows_train(kind: str):
     assert all(layer.beta.grad.isfinite() and layer.alpha.grad.isfinite() for layer in layers_of(model).values())
 
 
-def test_attentions_that_acmix_does_not_compute_are_no_slots():
-    """A cosine attention; global queries; grids."""
-    v2 = build({"name": "timm/swinv2_tiny_window8_256", "options": {"embed_dim": 24}}, num_classes=2, image_px=64)
-    assert find(v2) == []
-    gcvit = WINDOWED["gcvit"][0]()
-    offer_windows(gcvit)
-    assert windows_of(gcvit) == ["stages.0.blocks.0.attn", "stages.1.blocks.0.attn"]
-    maxvit = WINDOWED["maxvit"][0]()
-    offer_windows(maxvit)
-    assert all("attn_block" in name for name in windows_of(maxvit))
+@pytest.mark.parametrize("kind", OWN)
+def test_what_an_attention_scores_with_goes_along(kind: str):
+    model = WINDOWED[kind][0]()
+    offer_windows(model)
+    (name, *_) = windows_of(model)
+    before = model.get_submodule(name).state_dict()
+    swap(model, [{"layers": name}])
+    layer = model.get_submodule(name)
+    kept = layer.state_dict()
+    assert {key for key in kept if key.startswith(("scoring.", "norm."))} == OWN[kind]
+    assert all(torch.equal(kept[key], before[key.removeprefix("scoring.")]) for key in OWN[kind])
+    assert "relative_position_bias_table" not in kept
+
+
+def test_heads_of_an_attention_that_scores_in_its_own_way_are_as_many_as_it_has():
+    model = WINDOWED["swin v2"][0]()
+    offer_windows(model)
+    with pytest.raises(ShapeMismatch, match=r"layers.0.blocks.0.attn: heads=4 where the attention scores 2 of them"):
+        swap(model, [{"layers": "layers.0.blocks.0.attn", "mixer": {"name": "acmix", "options": {"heads": 4}}}])
+
+
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_every_window_attention_is_a_slot(kind: str):
+    """All that look at windows, and none that looks at the whole map."""
+    model = WINDOWED[kind][0]()
+    offer_windows(model)
+    attentions = [name for name, module in model.named_modules() if hasattr(module, "qkv")]
+    whole = {
+        "davit": [name for name in attentions if ".1.attn" in name],  # over channels
+        "sam": ["blocks.1.attn"],
+        "hiera": ["blocks.4.attn", "blocks.5.attn"],
+        "hiera, wider by pooling": ["blocks.3.attn"],
+        "hieradet": ["blocks.4.attn"],
+    }.get(kind, [])
+    assert windows_of(model) == [name for name in attentions if name not in whole]
+
+
+def test_a_pooling_attention_gives_a_smaller_map_of_more_channels():
+    model = WINDOWED["hiera"][0]()
+    offer_windows(model)
+    slots = {slot.name: (slot.channels, slot.stride) for slot in find(model) if slot.kind == "window"}
+    assert slots["blocks.2.attn"] == (16, 2)
+    swap(model, [{"layers": "blocks.2.attn"}])
+    assert model.get_submodule("blocks.2.attn")(torch.randn(1, 16, 16, 8)).shape == (1, 8, 8, 16)
+
+
+def test_attentions_without_a_stage_to_share_are_no_slots():
+    """Cascaded: each head projects what the head before gave. Halo: its windows overlap."""
+    assert windows_of(build("timm/efficientvit_m0", num_classes=2, image_px=64)) == []
+    assert windows_of(build("timm/halonet26t", num_classes=2, image_px=64)) == []
 
 
 @pytest.mark.parametrize("image_px", [32, 45])
