@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from acmix import registry
+from acmix.backbones._timm_names import names as timm_names
 from acmix.errors import CheckpointIncompatible, OptionInvalid, WeightsMissing
 
 FILE = "model.safetensors"
@@ -57,10 +58,8 @@ def counterpart(backbone: str) -> str | None:
 
 def has_weights(name: str) -> bool:
     """Whether timm has weights of a model of its own that are no pickle."""
-    import timm
-
-    config: Any = timm.models.get_pretrained_cfg(name)
-    return bool(config and config.hf_hub_id)
+    known = timm_names()
+    return name in known.variants and name not in known.without_weights
 
 
 def _class_of(backbone: str) -> Any:

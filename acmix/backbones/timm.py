@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import nn
 
+from acmix.backbones._timm_names import names
 from acmix.errors import OptionInvalid, ShapeMismatch
 
 _PIXEL_CHANNELS = 3
@@ -52,10 +53,7 @@ class Timm:
     @staticmethod
     def variants() -> Sequence[str]:
         """Every name that timm knows, without tags of pretrained weights."""
-        import timm
-
-        names: list[str] = timm.list_models()
-        return names
+        return names().variants
 
     def __new__(  # type: ignore[misc]  # it makes timm's own model: a model around it would change all names
         cls,

@@ -1,6 +1,7 @@
 """Models of timm: timm's own when plain, and with ACmix in their convolutions and window attentions."""
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from timm.models.nest import Nest
 from torch import nn
 
 from acmix import registry
+from acmix.backbones import _timm_names
 from acmix.backbones._timm_windows import offer_windows
 from acmix.backbones.timm import Timm
 from acmix.errors import LayerNotFound, NameNotFound, OptionInvalid, ShapeMismatch, SpecInvalid
@@ -330,8 +332,15 @@ def test_a_name_that_is_no_model_says_what_is_one(name: str, sentence: str):
     assert problem_of(job(name))["pointer"] == "/backbone/name"
 
 
-def test_every_model_of_timm_can_be_named():
+def test_every_model_of_timm_can_be_named(monkeypatch: pytest.MonkeyPatch):
+    """Listed for the version that is installed; of another, timm is asked."""
+    listed, version_file = _timm_names.names.__wrapped__(), json.loads(_timm_names._FILE.read_text())
+    assert version_file["timm"] == timm.__version__
+    assert listed == _timm_names.asked()
     assert list(Timm.variants()) == timm.list_models()
+    monkeypatch.setattr(_timm_names, "version", lambda _: "0.0.1")
+    monkeypatch.setattr(_timm_names, "asked", lambda: "what timm says")
+    assert _timm_names.names.__wrapped__() == "what timm says"
     assert set(Timm.examples) <= set(Timm.variants())
 
 
