@@ -1,7 +1,8 @@
 """Any model of the library timm by its name, plain until layers are swapped; with timm's own parameter names.
 
-Slots are the 3x3 convolutions of one group that do not see pixels, and the window attentions (see _timm_windows.py). A convolution that keeps TensorFlow's padding at stride 2 is none: its
-windows stand elsewhere.
+Slots are the 3x3 convolutions of one group that do not see pixels, and the window attentions (see _timm_windows.py).
+In place of a convolution that is not padded, or is as in TensorFlow, ACmix gives a map of the same size; with a stride
+its places are up to a position off.
 """
 
 import re
@@ -82,6 +83,7 @@ class Timm:
         }
         given = {name: value for name, value in options.items() if value is not None}
         model = _created(variant, num_classes, image_px, given)
+        tell_padding(model)
         model.unswappable = tuple(_seeing_pixels(model))  # type: ignore[assignment]  # read by acmix.swap
         offer_windows(model)
         return model
@@ -121,6 +123,16 @@ def _tried(variant: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.M
 def _not_taken(variant: str, argument: str, arguments: Mapping[str, Any]) -> str:
     name = "drop_path" if argument == "drop_path_rate" else argument
     return f"{name}={arguments[argument]} is no option of timm/{variant}; null, which is the default, does"
+
+
+def tell_padding(model: nn.Module) -> None:
+    """Mark, for ACmixConv2d, the convolutions that look at their input to see how it is to be padded."""
+    from timm.layers.conv2d_same import Conv2dSame, Conv2dSameExport
+    from timm.layers.std_conv import ScaledStdConv2dSame, StdConv2dSame
+
+    for layer in model.modules():
+        if isinstance(layer, Conv2dSame | Conv2dSameExport | ScaledStdConv2dSame | StdConv2dSame):
+            layer.pads_itself = True  # type: ignore[assignment]  # a plain attribute
 
 
 def _seeing_pixels(model: nn.Module) -> Iterable[str]:

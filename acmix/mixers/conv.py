@@ -49,17 +49,21 @@ class ACmixConv2d(ACmixLayer):
         kernel_conv: int = 3,
         stride: int = 1,
         dilation: int = 1,
+        cropped: int = 0,
         combine: Combine = "alpha_beta",
         shift: Shift = "full_group",
         alpha: float | None = None,
         beta: float | None = None,
     ) -> None:
-        """`dilation` spreads the attention's window; the convolution stays dense, as in the authors' code."""
+        """`dilation` spreads the attention's window; the convolution stays dense, as in the authors' code.
+
+        `cropped` positions of the map at each edge give no output, as many as an unpadded convolution would lose.
+        """
         super().__init__(combine, alpha, beta)
         check_divides(heads, out_channels)
         check_odd(kernel_att=kernel_att)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_att, self.dilation = kernel_att, dilation
+        self.kernel_att, self.dilation, self.cropped = kernel_att, dilation, cropped
         self.q_proj = nn.Conv2d(in_channels, out_channels, 1)
         self.k_proj = nn.Conv2d(in_channels, out_channels, 1)
         self.v_proj = nn.Conv2d(in_channels, out_channels, 1)
@@ -72,13 +76,16 @@ class ACmixConv2d(ACmixLayer):
 
     @classmethod
     def slot_of(cls, layer: nn.Module) -> tuple[int, int] | None:
-        """(channels, stride) of a 3x3 convolution that keeps the map's size but for its stride."""
+        """(channels, stride) of a 3x3 convolution of one group, padded so that it keeps the map's size or not at all.
+
+        A layer with an attribute `pads_itself` keeps the size whatever its `padding` says.
+        """
         if not isinstance(layer, nn.Conv2d):
             return None
         stands_in = (
             layer.kernel_size == (3, 3)
             and layer.groups == 1
-            and layer.padding in {"same", layer.dilation}
+            and layer.padding in {"same", "valid", (0, 0), layer.dilation}
             and layer.stride[0] == layer.stride[1]
             and layer.dilation[0] == layer.dilation[1]
         )
@@ -97,7 +104,8 @@ class ACmixConv2d(ACmixLayer):
         alpha: AlphaOption = None,
         beta: BetaOption = None,
     ) -> Self:
-        """A fresh layer with the channels, stride and dilation of `layer`."""
+        """A fresh layer with the channels, stride, dilation and output size of `layer`."""
+        padded = layer.padding in {"same", layer.dilation} or hasattr(layer, "pads_itself")
         return cls(
             layer.in_channels,
             layer.out_channels,
@@ -106,6 +114,7 @@ class ACmixConv2d(ACmixLayer):
             kernel_conv=kernel_conv,
             stride=layer.stride[0],
             dilation=layer.dilation[0],
+            cropped=0 if padded else layer.dilation[0],
             combine=combine,
             shift=shift,
             alpha=alpha,
@@ -113,17 +122,17 @@ class ACmixConv2d(ACmixLayer):
         )
 
     def forward(self, x_BIHW: Tensor) -> Tensor:
-        """(B, C, Y, X) with Y = ceil(H / stride)."""
+        """(B, C, Y, X) with Y = ceil(H / stride), or ceil((H - 2 * cropped) / stride)."""
         projection_FI11, bias_F = self._projection("weight"), self._projection("bias")
         if not self.has_attention:
-            return self._convolution_of(x_BIHW, projection_FI11.flatten(1), bias_F)
+            return self._cropped(self._convolution_of(x_BIHW, projection_FI11.flatten(1), bias_F), x_BIHW)
         # channels innermost: what the grouped convolution is fastest on
         features_BFHW = pointwise(x_BIHW.movedim(1, -1), projection_FI11.flatten(1), bias_F).movedim(-1, 1)
         attention_BCYX = self._attention(features_BFHW)
         if not self.has_convolution:
             self._traced(attention_BCYX)
-            return attention_BCYX
-        return self._mixed(attention_BCYX, self._convolution(features_BFHW))
+            return self._cropped(attention_BCYX, x_BIHW)
+        return self._cropped(self._mixed(attention_BCYX, self._convolution(features_BFHW)), x_BIHW)
 
     def macs(self, x_shape: torch.Size) -> int:
         batch, _, height, width = x_shape
@@ -150,6 +159,14 @@ class ACmixConv2d(ACmixLayer):
             dilation=self.dilation,
         ).flatten(1, 2)
 
+    def _cropped(self, out_BCYX: Tensor, x_BIHW: Tensor) -> Tensor:
+        """Outputs at the places of an unpadded convolution; with a stride they may be off by less than that."""
+        if not self.cropped:
+            return out_BCYX
+        first = self.cropped // self.stride
+        rows, columns = (-(-(side - 2 * self.cropped) // self.stride) for side in x_BIHW.shape[-2:])
+        return out_BCYX[..., first : first + rows, first : first + columns]
+
     def _position(self, height: int, width: int) -> Tensor:
         """What each key's place subtracts from it, (D, H, W). A query's own place adds the same to all its logits."""
         weight_D211, bias_D = self.position_proj.weight, self.position_proj.bias
@@ -161,5 +178,15 @@ class ACmixConv2d(ACmixLayer):
         return x_weight_D11 * x_W + y_weight_D11 * y_H1 + 0 * bias_D[:, None, None]
 
     def extra_repr(self) -> str:
-        names = ("in_channels", "out_channels", "kernel_att", "heads", "kernel_conv", "stride", "dilation", "combine")
+        names = (
+            "in_channels",
+            "out_channels",
+            "kernel_att",
+            "heads",
+            "kernel_conv",
+            "stride",
+            "dilation",
+            "cropped",
+            "combine",
+        )
         return ", ".join([f"{name}={getattr(self, name)}" for name in names] + [f"shift={self.shift_form}"])

@@ -396,3 +396,26 @@ def test_it_learns():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 3
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, "valid"])
+def test_in_place_of_an_unpadded_convolution_it_gives_as_much(
+    padding: Any, stride: int, dilation: int, combine: Combine
+):
+    plain = nn.Conv2d(4, 4, 3, stride=stride, padding=padding, dilation=dilation)
+    assert ACmixConv2d.slot_of(plain) == (4, stride)
+    layer = ACmixConv2d.replacing(plain, combine=combine)
+    for sides in [(10, 10), (11, 9), (8, 13)]:
+        x = torch.randn(1, 4, *sides)
+        assert layer(x).shape == plain(x).shape
+
+
+def test_where_nothing_is_skipped_an_unpadded_one_gives_the_middle_of_the_map():
+    cropped = ACmixConv2d(4, 4, cropped=1)
+    whole = ACmixConv2d(4, 4)
+    whole.load_state_dict(cropped.state_dict())
+    x = torch.randn(1, 4, 9, 8)
+    assert torch.equal(cropped(x), whole(x)[..., 1:-1, 1:-1])

@@ -19,7 +19,7 @@ def a_model() -> nn.Sequential:
     block.add_module("point", nn.Conv2d(8, 8, 1))
     block.add_module("depthwise", nn.Conv2d(8, 8, 3, padding=1, groups=8))
     block.add_module("body", nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False))
-    block.add_module("shrinking", nn.Conv2d(12, 12, 3))
+    block.add_module("growing", nn.Conv2d(12, 12, 3, padding=2))
     block.add_module("wide", nn.Conv2d(12, 12, 5, padding=2))
     block.add_module("oblong", nn.Conv2d(12, 12, 3, stride=(1, 2), padding=1))
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=2, dilation=2), nn.ReLU(), block)
@@ -40,7 +40,7 @@ def test_a_module_may_keep_layers_of_its_own_from_being_slots():
     assert find(model) == []
 
 
-@pytest.mark.parametrize("padding", ["same", 1])
+@pytest.mark.parametrize("padding", ["same", 1, "valid", 0])
 def test_padding_by_word_or_number_makes_a_slot(padding: str | int):
     assert [slot.name for slot in find(nn.Sequential(nn.Conv2d(4, 4, 3, padding=padding)))] == ["0"]
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.std_conv import ScaledStdConv2dSame, StdConv2dSame
 from timm.models.gcvit import GlobalContextVit
 from timm.models.nest import Nest
 from torch import nn
@@ -15,7 +17,7 @@ from torch import nn
 from acmix import registry
 from acmix.backbones import _timm_names
 from acmix.backbones._timm_windows import offer_windows
-from acmix.backbones.timm import Timm
+from acmix.backbones.timm import Timm, tell_padding
 from acmix.errors import LayerNotFound, NameNotFound, OptionInvalid, ShapeMismatch, SpecInvalid
 from acmix.mixers import ACmixWindow, layers_of
 from acmix.model import build
@@ -169,16 +171,32 @@ def test_every_3x3_convolution_but_the_one_that_sees_pixels_is_a_slot():
     assert "layer1.0.conv1" in slots
 
 
-def test_weight_standardised_convolutions_are_slots_and_those_padded_at_the_end_are_not():
-    """TensorFlow's padding puts the windows of a strided convolution elsewhere."""
+def test_weight_standardised_convolutions_are_slots():
     standardised = [slot.name for slot in find(build("timm/test_nfnet", num_classes=2, image_px=32))]
     assert "stages.0.0.conv2" in standardised
-    padded = build("timm/tf_efficientnetv2_b0", num_classes=2, image_px=32)
-    strided = [name for name, layer in padded.named_modules() if type(layer).__name__ == "Conv2dSame"]
-    slots = {slot.name: slot for slot in find(padded)}
-    assert strided
-    assert not set(strided) & set(slots)
-    assert {slot.stride for slot in slots.values()} == {1}
+
+
+@pytest.mark.parametrize("side", [8, 9])
+@pytest.mark.parametrize("kind", [Conv2dSame, StdConv2dSame, ScaledStdConv2dSame])
+def test_a_convolution_with_tensorflows_padding_is_a_slot_and_keeps_its_size(kind: Callable[..., nn.Module], side: int):
+    model = nn.Sequential(kind(4, 4, 3, stride=2))
+    tell_padding(model)
+    x = torch.randn(1, 4, side, side)
+    before = model(x).shape
+    assert [(slot.name, slot.stride) for slot in find(model)] == [("0", 2)]
+    swap(model, [{"layers": "0"}])
+    assert model(x).shape == before
+
+
+def test_every_3x3_convolution_of_a_model_of_tensorflows_is_a_slot():
+    with torch.device("meta"):
+        model = build("timm/tf_efficientnetv2_b0", num_classes=2, image_px=32)
+    convolutions = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and layer.groups == 1
+    ]
+    assert [slot.name for slot in find(model)] == [name for name in convolutions if name != "conv_stem"]
 
 
 @pytest.mark.parametrize("kind", WINDOWED)
