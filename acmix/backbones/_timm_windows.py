@@ -3,8 +3,8 @@
 timm's blocks cut their map into windows before they call the attention; ACmix needs the map. Names, parameters and
 whatever is not swapped stay timm's. No slots are
 
-- the cascaded attention of EfficientViT (MSRA): each head projects what the head before gave, so there is no stage I
-  that the convolution could share;
+- the cascaded attention of EfficientViT (MSRA): each head projects what attention of the head before gave, so stage I
+  is not to be had without it, and the two paths cannot be parted;
 - halo attention (HaloNet and its kin): its windows of keys overlap;
 - attention with windows that are not square, or with heads of a width of their own.
 """

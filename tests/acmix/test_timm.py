@@ -281,8 +281,8 @@ def test_a_pooling_attention_gives_a_smaller_map_of_more_channels():
     assert model.get_submodule("blocks.2.attn")(torch.randn(1, 16, 16, 8)).shape == (1, 8, 8, 16)
 
 
-def test_attentions_without_a_stage_to_share_are_no_slots():
-    """Cascaded: each head projects what the head before gave. Halo: its windows overlap."""
+def test_attentions_whose_paths_cannot_be_parted_are_no_slots():
+    """Cascaded: each head projects what attention of the head before gave. Halo: its windows overlap."""
     assert windows_of(build("timm/efficientvit_m0", num_classes=2, image_px=64)) == []
     assert windows_of(build("timm/halonet26t", num_classes=2, image_px=64)) == []
 
