@@ -6,6 +6,7 @@ The map is cut into tiles of queries; each tile attends to the rectangle of keys
 # Shapes: B batch, N heads, L = B*N, D channels a head, H W map, P = H*W, Y X map of queries,
 #         T tiles, Q queries a tile, K keys of a tile's halo
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -55,11 +56,13 @@ def _tiling(
     tiles = len(halo_y_TK) * len(halo_x_TK)
     halo_TK = (halo_y_TK[:, None, :, None] * width + halo_x_TK[None, :, None, :]).reshape(tiles, -1)
     count_TQK = torch.einsum("tqk,url->tuqrkl", count_y_TQK, count_x_TQK).reshape(tiles, -1, halo_TK.shape[1])
+    # never log(0), of which an exporter that folds constants warns
+    bias_TQK = count_TQK.clamp(min=1).log().masked_fill(count_TQK == 0, -math.inf)
     return _Tiling(
         grid=(len(halo_y_TK), len(halo_x_TK)),
         tile=(count_y_TQK.shape[1], count_x_TQK.shape[1]),
         halo_TK=halo_TK.to(device),
-        bias_TQK=count_TQK.log().to(device, dtype),
+        bias_TQK=bias_TQK.to(device, dtype),
     )
 
 

@@ -27,6 +27,8 @@ def patchwise_attention(
     k's, channel r*T+t for tap t. Nothing sums to 1: there is no softmax. Windows are reflected into the map, again
     and again where it is smaller than they are.
     """
+    if torch.compiler.is_exporting():  # an exported program holds torch's own operations alone
+        return copying_patchwise_attention(q_BRHW, k_BRHW, v_BCHW, weighing, window=window)
     norm, _, mixing, *between, spreading = weighing
     assert isinstance(norm, nn.BatchNorm2d)
     assert isinstance(mixing, nn.Conv2d)
@@ -50,14 +52,23 @@ def patchwise_attention(
     return summed_BCHW
 
 
+def copying_patchwise_attention(
+    q_BRHW: Tensor, k_BRHW: Tensor, v_BCHW: Tensor, weighing: nn.Sequential, *, window: int
+) -> Tensor:
+    """The same in few operations that any exporter knows, for programs that only infer.
+
+    All windows are copied out at once, T times k and T times v: what the operators of our own are there to avoid.
+    """
+    copies = _gathered(torch.cat([k_BRHW, v_BCHW], dim=1), window)
+    k_BRTHW, v_BCTHW = torch.split(copies, [k_BRHW.shape[1], v_BCHW.shape[1]], dim=1)
+    return _weighed(q_BRHW, k_BRTHW, v_BCTHW, weighing)
+
+
 def reference_patchwise_attention(
     q_BRHW: Tensor, k_BRHW: Tensor, v_BCHW: Tensor, weighing: nn.Sequential, *, window: int
 ) -> Tensor:
     """The same by definition: copy every window out, weigh, sum."""
-    windows_BGHW = torch.cat([q_BRHW, _unfolded(k_BRHW, window).flatten(1, 2)], dim=1)
-    weights_BPTHW = torch.unflatten(weighing(windows_BGHW), 1, (-1, window**2))
-    values_BSPTHW = torch.unflatten(_unfolded(v_BCHW, window), 1, (-1, weights_BPTHW.shape[1]))
-    return (weights_BPTHW.unsqueeze(1) * values_BSPTHW).sum(3).flatten(1, 2)
+    return _weighed(q_BRHW, _unfolded(k_BRHW, window), _unfolded(v_BCHW, window), weighing)
 
 
 def _normalization(norm: nn.BatchNorm2d, q_BRHW: Tensor, k_BRHW: Tensor, window: int) -> tuple[Tensor, Tensor]:
@@ -96,10 +107,31 @@ def _moments(q_BRHW: Tensor, k_BRHW: Tensor, window: int) -> tuple[Tensor, Tenso
 
 def _seen(map_BRHW: Tensor, dim: int, window: int) -> Tensor:
     """Share of each row (of each column, for dim 3) of the map among those that a tap sees along it, (K, H)."""
-    side = map_BRHW.shape[dim]
-    row_H = torch.arange(side, device=map_BRHW.device)
-    seen_KH = reflected(torch.arange(window, device=map_BRHW.device)[:, None] - window // 2 + row_H, side)
-    return (seen_KH[..., None] == row_H).to(map_BRHW.dtype).mean(1)
+    row_H = torch.arange(map_BRHW.shape[dim], device=map_BRHW.device)
+    return (_sights(map_BRHW, dim, window)[..., None] == row_H).to(map_BRHW.dtype).mean(1)
+
+
+def _sights(map_BLHW: Tensor, dim: int, window: int) -> Tensor:
+    """The row (the column, for dim 3) that a tap sees from each of the map's, (K, H)."""
+    side, device = map_BLHW.shape[dim], map_BLHW.device
+    outset_K1 = torch.arange(window, device=device)[:, None] - window // 2
+    return reflected(outset_K1 + torch.arange(side, device=device), side)
+
+
+def _weighed(q_BRHW: Tensor, k_BRTHW: Tensor, v_BCTHW: Tensor, weighing: nn.Sequential) -> Tensor:
+    """The values of windows that are copied out, summed with their weights, (B, C, H, W)."""
+    windows_BGHW = torch.cat([q_BRHW, k_BRTHW.flatten(1, 2)], dim=1)
+    weights_BPTHW = torch.unflatten(weighing(windows_BGHW), 1, (-1, k_BRTHW.shape[2]))
+    values_BSPTHW = torch.unflatten(v_BCTHW, 1, (-1, weights_BPTHW.shape[1]))
+    return (weights_BPTHW.unsqueeze(1) * values_BSPTHW).sum(3).flatten(1, 2)
+
+
+def _gathered(map_BLHW: Tensor, window: int) -> Tensor:
+    """Every neighbour of every position, (B, L, T, H, W): rows for all taps, and of these the columns for all taps."""
+    row_KH, column_KW = (_sights(map_BLHW, dim, window) for dim in (2, 3))
+    seen = map_BLHW.index_select(2, row_KH.flatten()).index_select(3, column_KW.flatten())
+    seen_BLKHKW = torch.unflatten(torch.unflatten(seen, 3, column_KW.shape), 2, row_KH.shape)
+    return seen_BLKHKW.transpose(3, 4).flatten(2, 3)
 
 
 def _unfolded(map_BLHW: Tensor, window: int) -> Tensor:

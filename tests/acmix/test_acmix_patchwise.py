@@ -234,6 +234,14 @@ def test_it_can_be_exported():
     torch.testing.assert_close(program.module()(larger), layer(larger), rtol=0, atol=1e-10)
 
 
+def test_it_can_be_exported_for_maps_of_any_size():
+    layer, x = a_layer(window=7).eval(), an_image(2, 32, 6, 5)
+    sides = {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
+    program = torch.export.export(layer, (x,), dynamic_shapes={"x_BCHW": sides})
+    for other in (an_image(2, 32, 2, 3), an_image(2, 32, 9, 14)):
+        torch.testing.assert_close(program.module()(other), layer(other), rtol=0, atol=1e-10)
+
+
 def test_a_used_layer_can_be_copied_and_pickled():
     layer, x = ACmixPatchwise(32).eval(), torch.randn(1, 32, 8, 8)
     layer.tracing = True

@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from acmix.ops import _windows
-from acmix.ops.patchwise_attention import patchwise_attention, reference_patchwise_attention
+from acmix.ops.patchwise_attention import (
+    copying_patchwise_attention,
+    patchwise_attention,
+    reference_patchwise_attention,
+)
 
 
 def a_weighing(relation: int, planes: int, window: int) -> nn.Sequential:
@@ -78,6 +82,31 @@ def test_rows_equal_the_copied_windows_in_values_gradients_and_running_figures(
     theirs = torch.autograd.grad((slow * direction).sum(), [*inputs, *witness.parameters()])
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@settings(max_examples=25)
+@given(
+    images=st.integers(2, 3),
+    height=st.integers(1, 17),
+    width=st.integers(1, 17),
+    window=st.sampled_from([1, 3, 5, 7]),
+    relation=st.integers(1, 3),
+    planes=st.integers(1, 3),
+    shared=st.integers(1, 3),
+    training=st.booleans(),
+)
+@example(images=2, height=1, width=1, window=7, relation=2, planes=1, shared=2, training=True)
+@example(images=2, height=2, width=1, window=7, relation=1, planes=2, shared=1, training=False)
+@example(images=1, height=3, width=17, window=7, relation=2, planes=3, shared=2, training=False)
+def test_windows_copied_for_an_export_equal_rows_in_values_and_running_figures(
+    images: int, height: int, width: int, window: int, relation: int, planes: int, shared: int, training: bool
+):
+    inputs = a_case(images, height, width, relation=relation, planes=planes, shared=shared)
+    weighing = a_weighing(relation, planes, window).train(training)
+    witness = copy.deepcopy(weighing)
+    copied = copying_patchwise_attention(*inputs, weighing, window=window)
+    torch.testing.assert_close(copied, patchwise_attention(*inputs, witness, window=window), rtol=0, atol=1e-10)
+    torch.testing.assert_close(dict(weighing.named_buffers()), dict(witness.named_buffers()), rtol=0, atol=1e-12)
 
 
 def test_the_reference_copies_windows_as_torch_does_where_torch_can():
