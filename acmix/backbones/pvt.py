@@ -104,7 +104,7 @@ class PVT(nn.Module):
             x_BPC, (height, width) = getattr(self, f"patch_embed{stage}")(map_BCHW)
             map_BCHW = map_of(self._blocks(stage, x_BPC, height, width), height, width)
         x_BPC, (height, width) = getattr(self, f"patch_embed{_STAGES[-1]}")(map_BCHW)
-        x_BLC = torch.cat([self.cls_token.expand(len(x_BPC), -1, -1), x_BPC], dim=1)
+        x_BLC = torch.cat([self.cls_token.expand(x_BPC.shape[0], -1, -1), x_BPC], dim=1)
         x_BLC = self._blocks(_STAGES[-1], x_BLC, height, width)
         logits_BO: Tensor = self.head(self.norm(x_BLC[:, 0]))
         return logits_BO

@@ -246,9 +246,10 @@ class WindowAttention(nn.Module):
 
     def forward(self, x_BHWC: Tensor, mask_PTT: Tensor | None = None) -> Tensor:
         """(B, H, W, C)."""
-        maps_3BHWND = torch.unflatten(self.qkv(x_BHWC), 3, (3, self.heads, -1)).permute(3, 0, 1, 2, 4, 5)
         scoring = by_offset(self.relative_position_bias_table, self.window)
-        attended_BHWC = window_attention(maps_3BHWND, scoring, mask_PTT, window=self.window, shift=self.shift)
+        attended_BHWC = window_attention(
+            self.qkv(x_BHWC), scoring, mask_PTT, heads=self.heads, window=self.window, shift=self.shift
+        )
         out_BHWC: Tensor = self.proj_drop(self.proj(attended_BHWC))
         return out_BHWC
 

@@ -145,6 +145,14 @@ class ACmixLayer(nn.Module):
 
     def _convolution(self, features_BFHW: Tensor) -> Tensor:
         """beta * convolution, (B, C, Y, X); output channel i*N+n reads channel i of all maps."""
+        out_BCYX, bias_1CYX = self._convolution_and_bias(features_BFHW)
+        return out_BCYX if bias_1CYX is None else out_BCYX + bias_1CYX
+
+    def _convolution_and_bias(self, features_BFHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The same in two parts: without the bias of `fc`, and the map that the bias adds, the same for all images.
+
+        The bias lies before the zero padding, so that less of it arrives at the borders.
+        """
         return self._shifted(features_BFHW, self.fc.weight.flatten(1), self.fc.bias)
 
     def _convolution_of(self, x_BIHW: Tensor, projection_FI: Tensor, bias_F: Tensor) -> Tensor:
@@ -153,15 +161,18 @@ class ACmixLayer(nn.Module):
         folded_DTI = torch.einsum("tm,dmi->dti", mixing_TM, torch.unflatten(projection_FI, 0, (self.groups, -1)))
         bias_DT = F.linear(torch.unflatten(bias_F, 0, (self.groups, -1)), mixing_TM, self.fc.bias)
         taps_BHWF = pointwise(x_BIHW.movedim(1, -1), folded_DTI.flatten(0, 1), bias_DT.flatten())
-        return self._shifted(taps_BHWF.movedim(-1, 1), None, None)
+        return self._shifted(taps_BHWF.movedim(-1, 1), None, None)[0]
 
-    def _shifted(self, features_BFHW: Tensor, mixing_TM: Tensor | None, bias_T: Tensor | None) -> Tensor:
+    def _shifted(
+        self, features_BFHW: Tensor, mixing_TM: Tensor | None, bias_T: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         kernel_OTUV = self._shift_kernel()
         kernel_OMUV = kernel_OTUV if mixing_TM is None else composed(mixing_TM, kernel_OTUV)
         border_O1UV = None if bias_T is None else composed(bias_T[:, None], kernel_OTUV)
         if self.tracing:
             with torch.no_grad():  # beta is folded into the kernel, so the convolution before it takes another pass
-                self.convolution_rms = rms(self._spread(features_BFHW, kernel_OMUV, border_O1UV))
+                out, bias = self._spread(features_BFHW, kernel_OMUV, border_O1UV)
+                self.convolution_rms = rms(out if bias is None else out + bias)
         beta = self.strengths()[1]
         if isinstance(beta, Tensor):
             kernel_OMUV, border_O1UV = beta * kernel_OMUV, None if border_O1UV is None else beta * border_O1UV
@@ -172,17 +183,23 @@ class ACmixLayer(nn.Module):
             return self.dep_conv.weight
         return shift_kernels(1, self.kernel_conv).to(self.fc.weight)
 
-    def _spread(self, features_BFHW: Tensor, kernel_OMUV: Tensor, border_O1UV: Tensor | None) -> Tensor:
+    def _spread(
+        self, features_BFHW: Tensor, kernel_OMUV: Tensor, border_O1UV: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, C, Y, X) and (1, C, Y, X)."""
+        out_BCYX = self._to_all_heads(shift_conv(features_BFHW, kernel_OMUV, groups=self.groups, stride=self.stride))
+        if border_O1UV is None:
+            return out_BCYX, None
+        ones_11HW = torch.ones_like(features_BFHW[:1, :1])
+        kernel_O1UV = border_O1UV.expand(max(len(border_O1UV), self.groups), -1, -1, -1).to(ones_11HW.dtype)
+        bias_1OYX = F.conv2d(ones_11HW, kernel_O1UV, stride=self.stride, padding=self.kernel_conv // 2)
+        return out_BCYX, self._to_all_heads(bias_1OYX)
+
+    def _to_all_heads(self, map_BOYX: Tensor) -> Tensor:
         """(B, C, Y, X): kernels that all heads share give their map to each of them."""
-        out = shift_conv(features_BFHW, kernel_OMUV, groups=self.groups, stride=self.stride)
-        if border_O1UV is not None:
-            # a bias before the zero padding: less of it arrives at the borders
-            ones = torch.ones_like(features_BFHW[:1, :1])
-            padding = self.kernel_conv // 2
-            out = out + F.conv2d(ones, border_O1UV.to(ones.dtype), stride=self.stride, padding=padding)
-        if out.shape[1] == self.groups and self.copies > 1:
-            out = out.unsqueeze(2).expand(-1, -1, self.copies, -1, -1).flatten(1, 2)
-        return out
+        if map_BOYX.shape[1] == self.groups and self.copies > 1:
+            return map_BOYX.unsqueeze(2).expand(-1, -1, self.copies, -1, -1).flatten(1, 2)
+        return map_BOYX
 
     def _mixed(self, attention: Tensor, convolution: Tensor) -> Tensor:
         """alpha * attention + what `_convolution` gave, of one shape."""

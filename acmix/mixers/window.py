@@ -7,7 +7,8 @@ convolution can run on the map as it is in the image, where theirs mixes opposit
 
 # Shapes: B batch, N heads, D channels a head, C = N*D, H W map, F = 3*C features (channel i*3N+m is channel i of map m:
 #         all q heads, all k heads, all v heads; no q where queries are given), P windows, T positions of a window,
-#         O offsets within a window, I in channels and Y X map of V channels coming out: C and H W but for variants
+#         O offsets within a window, I in channels, Y X map and V channels coming out (H W and C but for variants),
+#         L = B*Y*X positions
 
 from copy import deepcopy
 from typing import Annotated, Literal, Protocol, Self, runtime_checkable
@@ -170,13 +171,12 @@ class ACmixWindow(ACmixLayer):
         if not self.has_attention:
             out_BYXV = self._convolution_alone(x_BHWI)
         elif not self.has_convolution:
-            maps_SBHWND = torch.unflatten(self.qkv(x_BHWI), 3, (self.parts, self.heads, -1)).permute(3, 0, 1, 2, 4, 5)
-            out_BYXV = self._attention(self._with_queries(maps_SBHWND, queries_BHWC), mask_PTT)
+            attended_BYXC = self._attended(self.qkv(x_BHWI), mask_PTT, queries_BHWC, packed=False)
+            out_BYXV = F.linear(attended_BYXC, *self._scaled_proj())
         else:
             features_BHWF = F.linear(x_BHWI, self._projection("weight"), self._projection("bias"))
-            maps_SBHWND = torch.unflatten(features_BHWF, 3, (-1, self.parts, self.heads)).permute(4, 0, 1, 2, 5, 3)
-            attention_BYXV = self._attention(self._with_queries(maps_SBHWND, queries_BHWC), mask_PTT)
-            out_BYXV = attention_BYXV + self._convolution_of_map(features_BHWF)
+            attended_BYXC = self._attended(features_BHWF, mask_PTT, queries_BHWC, packed=True)
+            out_BYXV = self._sum(attended_BYXC, *self._convolution_of_map(features_BHWF))
         dropped_BYXV: Tensor = self.proj_drop(out_BYXV)
         return dropped_BYXV
 
@@ -193,36 +193,60 @@ class ACmixWindow(ACmixLayer):
         """Weight or bias of `qkv`, its rows in the order of F."""
         return packed(getattr(self.qkv, parameter), self.heads, self.parts)
 
-    def _with_queries(self, maps_SBHWND: Tensor, queries_BHWC: Tensor | None) -> Tensor:
-        """(3, B, H, W, N, D)."""
-        if queries_BHWC is None:
-            return maps_SBHWND
-        return torch.cat([torch.unflatten(queries_BHWC, 3, (self.heads, -1)).unsqueeze(0), maps_SBHWND])
-
-    def _attention(self, maps_3BHWND: Tensor, mask_PTT: Tensor | None) -> Tensor:
-        """alpha * attention, (B, Y, X, V), head-major."""
-        scoring = by_offset(self.relative_position_bias_table, self.window) if self.scoring is None else self.scoring
+    def _attended(
+        self, map_BHWF: Tensor, mask_PTT: Tensor | None, queries_BHWC: Tensor | None, *, packed: bool
+    ) -> Tensor:
+        """What `proj` is to project, (B, Y, X, C), head-major."""
         attended_BYXC = window_attention(
-            maps_3BHWND, scoring, mask_PTT, window=self.window, shift=self.shift, grid=self.grid
+            map_BHWF,
+            by_offset(self.relative_position_bias_table, self.window) if self.scoring is None else self.scoring,
+            mask_PTT,
+            heads=self.heads,
+            window=self.window,
+            shift=self.shift,
+            packed=packed,
+            grid=self.grid,
+            queries_BHWC=queries_BHWC,
         )
         if self.tracing:
             with torch.no_grad():  # alpha is folded into `proj`, so the attention before it takes another pass
                 self.attention_rms = rms(self.proj(attended_BYXC))
+        return attended_BYXC
+
+    def _scaled_proj(self) -> tuple[Tensor, Tensor]:
+        """alpha * weight and alpha * bias of `proj`."""
         alpha = self.strengths()[0]
         if isinstance(alpha, Tensor):
-            return F.linear(attended_BYXC, alpha * self.proj.weight, alpha * self.proj.bias)
-        projected_BYXV: Tensor = self.proj(attended_BYXC)
-        return projected_BYXV
+            return alpha * self.proj.weight, alpha * self.proj.bias
+        return self.proj.weight, self.proj.bias
 
-    def _convolution_of_map(self, features_BHWF: Tensor) -> Tensor:
-        """beta * convolution, (B, Y, X, V); it skips `proj`."""
+    def _sum(self, attended_BYXC: Tensor, convolution_BYXV: Tensor, bias_1YXV: Tensor | None) -> Tensor:
+        """alpha * attention + beta * convolution, (B, Y, X, V), added in place: a new tensor is a pass over memory."""
+        weight_VC, bias = self._scaled_proj()
+        if bias_1YXV is not None:
+            bias = bias + bias_1YXV
+        attended_LC, convolution_LV = attended_BYXC.flatten(0, 2), convolution_BYXV.flatten(0, 2)
+        out_LV = (
+            bias.to(attended_LC.dtype)
+            .expand(convolution_BYXV.shape)
+            .clone(memory_format=torch.contiguous_format)
+            .view(-1, bias.shape[-1])
+        )
+        out_LV.addmm_(attended_LC, weight_VC.mT.to(attended_LC.dtype)).add_(convolution_LV)
+        return out_LV.view(convolution_BYXV.shape)
+
+    def _convolution_of_map(self, features_BHWF: Tensor) -> tuple[Tensor, Tensor | None]:
+        """beta * convolution in two parts, (B, Y, X, V) and (1, Y, X, V); it skips `proj`."""
         by = self._unrolled_by(features_BHWF)
-        map_BFHW = roll(features_BHWF, -by).movedim(-1, 1)
-        return roll(self._convolution(map_BFHW).movedim(1, -1), by)
+        out_BVYX, bias_1VYX = self._convolution_and_bias(roll(features_BHWF, -by).movedim(-1, 1))
+        bias_1YXV = None if bias_1VYX is None else roll(bias_1VYX.movedim(1, -1), by)
+        return roll(out_BVYX.movedim(1, -1), by), bias_1YXV
 
     def _convolution_alone(self, x_BHWI: Tensor) -> Tensor:
         if self.parts * self.heads < self.kernel_conv**2:  # fewer maps than taps: projecting costs less than its fold
-            return self._convolution_of_map(F.linear(x_BHWI, self._projection("weight"), self._projection("bias")))
+            features_BHWF = F.linear(x_BHWI, self._projection("weight"), self._projection("bias"))
+            out_BYXV, bias_1YXV = self._convolution_of_map(features_BHWF)
+            return out_BYXV if bias_1YXV is None else out_BYXV + bias_1YXV
         by = self._unrolled_by(x_BHWI)
         map_BIHW = roll(x_BHWI, -by).movedim(-1, 1)
         out_BVYX = self._convolution_of(map_BIHW, self._projection("weight"), self._projection("bias"))

@@ -24,7 +24,8 @@ def operator(function: Callable[..., Any]) -> Any:
 
     @wraps(function)
     def exact(*inputs: Any) -> Any:
-        with torch.autocast(inputs[0].device.type, enabled=False):
+        first = inputs[0] if isinstance(inputs[0], Tensor) else inputs[0][0]
+        with torch.autocast(first.device.type, enabled=False):
             return function(*inputs)
 
     name = function.__name__.removeprefix("_")

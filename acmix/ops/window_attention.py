@@ -5,20 +5,21 @@ Deviation from the authors' code: any map size. A map that its windows do not di
 the bottom, and nothing attends to the filling; a map that is no larger than a window is not rolled, whatever its image.
 """
 
-# Shapes: B batch, N heads, D channels a head, C = N*D, H W map, Y X windows down and across, P = Y*X,
-#         T = window^2 positions of a window, Q those that query, O = (2*window - 1)^2 offsets between two of them,
-#         A = T*T pairs
+# Shapes: B batch, N heads, D channels a head, C = N*D, F = 3*C, or 2*C where queries are given, H W map, Y X windows
+#         down and across, P = Y*X, T = window^2 positions of a window, Q those that query, O = (2*window - 1)^2 offsets
+#         between two of them, A = T*T pairs
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import isqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-APART = -100.0  # added to the logit between two positions that must not attend to each other; exp(-100) is 4e-44
+from acmix.ops._window_cuts import windows_of
 
+APART = -100.0  # added to the logit between two positions that must not attend to each other; exp(-100) is 4e-44
 
 # Queries and keys, each (B, P, N, T, D), to those whose products over sqrt(D) are the logits, queries perhaps fewer of
 # them, (B, P, N, Q, D); and to what is added to the logits: (N, Q, T), (B, P, N, Q, T), or nothing.
@@ -26,27 +27,37 @@ Scoring = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]]
 
 
 def window_attention(
-    maps_3BHWND: Tensor,
+    map_BHWF: Tensor,
     scoring: Scoring,
     mask_PTT: Tensor | None = None,
     *,
+    heads: int,
     window: int,
     shift: int = 0,
+    packed: bool = False,
     grid: bool = False,
+    queries_BHWC: Tensor | None = None,
 ) -> Tensor:
     """Attended values, (B, H, W, C), head-major; of a smaller map where queries are fewer than positions.
 
     Args:
-        maps_3BHWND: queries, keys and values of a map that is already rolled.
+        map_BHWF: queries, keys and values of a map that is already rolled: all of q head by head, of k, of v. Where it
+            is `packed`, channel i*3N+m is channel i of map m: all q heads, all k heads, all v heads.
         scoring: makes the logits of queries and keys; `by_offset` is Swin's.
         mask_PTT: added to the logits of each window, all row by row; without, that of `window_mask`.
         shift: by how much the map is rolled, where it is.
         grid: whether a window is no neighbourhood, but positions spread evenly over the whole map, which they divide.
+        queries_BHWC: queries, head by head, where the map has only keys and values.
     """
-    height, width = maps_3BHWND.shape[2:4]
+    height, width = map_BHWF.shape[1:3]
     if mask_PTT is None and not grid:
-        mask_PTT = window_mask(height, width, window=window, shift=shift, like=maps_3BHWND)
-    q_BPNTD, k_BPNTD, v_BPNTD = _cut(maps_3BHWND, window, grid=grid).unbind()
+        mask_PTT = window_mask(height, width, window=window, shift=shift, like=map_BHWF)
+    cut = partial(windows_of, heads=heads, window=window, grid=grid)
+    if queries_BHWC is None:
+        q_BPNTD, k_BPNTD, v_BPNTD = cut(_filled_up(map_BHWF, window), parts=3, packed=packed)
+    else:
+        k_BPNTD, v_BPNTD = cut(_filled_up(map_BHWF, window), parts=2, packed=packed)
+        (q_BPNTD,) = cut(_filled_up(queries_BHWC, window), parts=1, packed=False)
     q_BPNQD, k_BPNTD, bias = scoring(q_BPNTD, k_BPNTD)
     lanes, added = _lanes(bias, mask_PTT, q_BPNQD)
     q, k, v = (each.flatten(*lanes) for each in (q_BPNQD, k_BPNTD, v_BPNTD))
@@ -143,15 +154,12 @@ def _offsets(window: int, device: torch.device) -> Tensor:
     return (dy_TT * (2 * window - 1) + dx_TT).to(device)
 
 
-def _cut(maps_3BHWND: Tensor, window: int, *, grid: bool) -> Tensor:
-    """(3, B, P, N, T, D), zeros filling the last windows."""
-    height, width = maps_3BHWND.shape[2:4]
-    if height % window or width % window:
-        maps_3BHWND = F.pad(maps_3BHWND, (0, 0, 0, 0, 0, -width % window, 0, -height % window))
-    parts = (window, -1) if grid else (-1, window)
-    cut = torch.unflatten(torch.unflatten(maps_3BHWND, 3, parts), 2, parts)
-    order = (0, 1, 3, 5, 6, 2, 4, 7) if grid else (0, 1, 2, 4, 6, 3, 5, 7)
-    return cut.permute(order).flatten(5, 6).flatten(2, 3)
+def _filled_up(map_BHWF: Tensor, window: int) -> Tensor:
+    """The map with zeros that fill its last windows."""
+    height, width = map_BHWF.shape[1:3]
+    if height % window == 0 and width % window == 0:
+        return map_BHWF
+    return F.pad(map_BHWF, (0, 0, 0, -width % window, 0, -height % window))
 
 
 def _joined(attended_BPNTD: Tensor, height: int, width: int, window: int, *, grid: bool) -> Tensor:

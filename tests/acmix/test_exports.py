@@ -94,37 +94,39 @@ def test_inductor_compiles_it_too():
     torch.testing.assert_close(outputs_and_gradients_of(compiled, x), expected, rtol=1e-3, atol=1e-4)
 
 
-# not pvt_tiny: it repeats its class token len(x) times, and len() fixes the batch
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "pvt_tiny"])
-def test_an_exported_program_takes_any_batch_and_holds_torchs_operations_alone(name: str):
-    model, images = a_model(name)
+@pytest.mark.parametrize(("name", "swaps"), [*((name, ALL) for name in BACKBONES), ("san10", [])])
+def test_an_exported_program_takes_any_batch_and_holds_torchs_operations_alone(
+    name: str, swaps: Sequence[Mapping[str, Any]]
+):
+    model, images = a_model(name, swaps=swaps)
     program = torch.export.export(drawn(model, images), (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    assert len(layers_of(model)) == LAYERS[name]
-    assert_holds_torchs_operations_alone(program)
+    assert len(layers_of(model)) == (LAYERS[name] if swaps else 0)
+    assert not [node for node in program.graph.nodes if "acmix" in str(node.target)]
     more = torch.cat([images, -images])
     torch.testing.assert_close(program.module()(more), model(more), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "swaps"), [("pvt_tiny", ALL), ("san10", [])], ids=["pvt", "plain-san"])
-def test_an_exported_program_of_one_batch_holds_torchs_operations_alone(name: str, swaps: list[dict[str, str]]):
-    model, images = a_model(name, swaps=swaps)
-    program = torch.export.export(drawn(model, images), (images,))
-    assert len(layers_of(model)) == (LAYERS[name] if swaps else 0)
-    assert_holds_torchs_operations_alone(program)
-    torch.testing.assert_close(program.module()(-images), model(-images), rtol=1e-4, atol=1e-5)
-
-
-def assert_holds_torchs_operations_alone(program: torch.export.ExportedProgram) -> None:
-    assert not [node for node in program.graph.nodes if "acmix" in str(node.target)]
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_onnx_gives_the_same_logits(name: str, tmp_path: Path):
     model, images = a_model(name, swaps=FEWER.get(name, ALL))
-    model = drawn(shallow(model, name), images)
+    assert_onnx_computes_the_same(drawn(shallow(model, name), images), images, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES)
+def test_onnx_gives_the_same_logits_of_a_whole_model_with_every_layer_swapped(name: str, tmp_path: Path):
+    """What was shallow above. Rounding grows with depth: random weights, and nothing is trained to dampen it."""
+    model, images = a_model(name)
+    assert len(layers_of(model)) == LAYERS[name]
+    assert_onnx_computes_the_same(drawn(model, images), images, tmp_path, rtol=1e-3, atol=1e-4)
+
+
+def assert_onnx_computes_the_same(
+    model: nn.Module, images: Tensor, folder: Path, *, rtol: float = 1e-4, atol: float = 1e-5
+) -> None:
     program = torch.onnx.export(model, (images,), dynamo=True, verbose=False)
     assert program is not None
-    program.save(tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    program.save(folder / "model.onnx")
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
     (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    torch.testing.assert_close(torch.from_numpy(logits), model(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(logits), model(images), rtol=rtol, atol=atol)
