@@ -229,9 +229,10 @@ class ACmixLayer(nn.Module):
         return maps * taps * self.groups * height * width + a_position[self.shift_form] * positions
 
 
-def packed(rows: Tensor, heads: int, parts: int = 3) -> Tensor:
-    """Rows of the projections, q over k over v, each head-major, in the order of F: channel i of all maps."""
-    return torch.unflatten(rows, 0, (parts, heads, -1)).movedim(2, 0).flatten(0, 2)
+def packed(*rows: Tensor, heads: int, head_channels: int) -> Tensor:
+    """Rows of projections one after the other, each head-major, in the order of F: channel i of all maps."""
+    maps_DSN = [torch.unflatten(each, 0, (-1, heads, head_channels)).movedim(2, 0) for each in rows]
+    return torch.cat(maps_DSN, dim=1).flatten(0, 2)
 
 
 def rms(path: Tensor) -> Tensor:

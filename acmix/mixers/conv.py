@@ -146,7 +146,7 @@ class ACmixConv2d(ACmixLayer):
     def _projection(self, parameter: Literal["weight", "bias"]) -> Tensor:
         """Weight or bias of the three projections as of one, its rows in the order of F."""
         parts = [getattr(projection, parameter) for projection in (self.q_proj, self.k_proj, self.v_proj)]
-        return packed(torch.cat(parts), self.heads)
+        return packed(*parts, heads=self.heads, head_channels=self.groups)
 
     def _attention(self, features_BFHW: Tensor) -> Tensor:
         """(B, C, Y, X), head-major: channel n*D+i."""

@@ -145,7 +145,8 @@ class ACmixReduced(ACmixLayer):
 
     def _projection(self, parameter: Literal["weight", "bias"]) -> Tensor:
         """Weight or bias of q and kv as of one, its rows in the order of F."""
-        return packed(torch.cat([getattr(self.q, parameter), getattr(self.kv, parameter)]), self.heads)
+        rows = (getattr(self.q, parameter), getattr(self.kv, parameter))
+        return packed(*rows, heads=self.heads, head_channels=self.groups)
 
     def _keys_and_values(self, x_BLC: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Of the reduced map, (B, N, K, D)."""

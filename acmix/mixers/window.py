@@ -32,6 +32,7 @@ from acmix.mixers._layer import (
     packed,
     rms,
 )
+from acmix.ops.pointwise import pointwise
 from acmix.ops.shift_conv import Shift
 from acmix.ops.window_attention import by_offset, roll, rolled_by, window_attention
 
@@ -174,7 +175,7 @@ class ACmixWindow(ACmixLayer):
             attended_BYXC = self._attended(self.qkv(x_BHWI), mask_PTT, queries_BHWC, packed=False)
             out_BYXV = F.linear(attended_BYXC, *self._scaled_proj())
         else:
-            features_BHWF = F.linear(x_BHWI, self._projection("weight"), self._projection("bias"))
+            features_BHWF = pointwise(x_BHWI, self._projection("weight"), self._projection("bias"))
             attended_BYXC = self._attended(features_BHWF, mask_PTT, queries_BHWC, packed=True)
             out_BYXV = self._sum(attended_BYXC, *self._convolution_of_map(features_BHWF))
         dropped_BYXV: Tensor = self.proj_drop(out_BYXV)
@@ -191,7 +192,7 @@ class ACmixWindow(ACmixLayer):
 
     def _projection(self, parameter: Literal["weight", "bias"]) -> Tensor:
         """Weight or bias of `qkv`, its rows in the order of F."""
-        return packed(getattr(self.qkv, parameter), self.heads, self.parts)
+        return packed(getattr(self.qkv, parameter), heads=self.heads, head_channels=self.groups)
 
     def _attended(
         self, map_BHWF: Tensor, mask_PTT: Tensor | None, queries_BHWC: Tensor | None, *, packed: bool
@@ -244,7 +245,7 @@ class ACmixWindow(ACmixLayer):
 
     def _convolution_alone(self, x_BHWI: Tensor) -> Tensor:
         if self.parts * self.heads < self.kernel_conv**2:  # fewer maps than taps: projecting costs less than its fold
-            features_BHWF = F.linear(x_BHWI, self._projection("weight"), self._projection("bias"))
+            features_BHWF = pointwise(x_BHWI, self._projection("weight"), self._projection("bias"))
             out_BYXV, bias_1YXV = self._convolution_of_map(features_BHWF)
             return out_BYXV if bias_1YXV is None else out_BYXV + bias_1YXV
         by = self._unrolled_by(x_BHWI)
