@@ -50,11 +50,13 @@ def measure(backbone: str, threads: int, batch: int, rounds: int) -> None:
     for step in steps.values():
         step()  # the first one warms up
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    turns = list(steps)
     for _ in range(rounds):
-        for name, step in steps.items():
+        for name in turns:
             began = time.perf_counter()
-            step()
+            steps[name]()
             seconds[name].append(time.perf_counter() - began)
+        turns.append(turns.pop(0))  # whoever follows the unfold form finds the memory that it gave back to be had anew
     print(f"{backbone}, {threads} thread{'s' * (threads > 1)}, batch {batch}, {rounds} rounds", flush=True)
     for name, series in seconds.items():
         print(f"  {name:8} {statistics.median(series):7.2f} s a step", flush=True)
