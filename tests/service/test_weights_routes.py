@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import resource
 import socket
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,22 @@ def test_a_file_that_is_too_large_is_refused_before_and_while_it_comes(
             assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
             assert refused.json()["errors"][0]["limit"] == 1024
         assert files(api) == before
+
+
+@on_sqlite
+def test_a_file_that_the_disk_takes_only_in_part_is_refused_and_not_kept(api: Deployed) -> None:
+    """The last write fits half: the disk takes that half without an error."""
+    content = as_file({"weight": torch.zeros(400_000)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20 + 100_000, hard))
+    try:
+        refused = upload(api, content)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (refused.status_code, refused.json()["code"]) == (507, "disk_full")
+    assert api.get("/v1/weights")["data"] == []
+    assert files(api) == []
+    assert upload(api, content).status_code == 201
 
 
 @on_sqlite
