@@ -28,6 +28,13 @@ _MISFITS = (
 Rate = Annotated[float | None, Field(ge=0, lt=1)]
 Heads = Annotated[int, Field(ge=1, le=256)]
 PerStage = Annotated[list[Annotated[int, Field(ge=1, le=256)]], Field(min_length=1, max_length=8)]
+_SMALL_SWIN: Mapping[str, Any] = {
+    "embed_dim": 12,
+    "depths": [2, 1],
+    "num_heads": [2, 4],
+    "patch_size": 1,
+    "window_size": 4,
+}
 
 
 class Timm:
@@ -42,13 +49,8 @@ class Timm:
     examples: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "test_resnet": {},
         "test_efficientnet": {},
-        "swin_tiny_patch4_window7_224": {
-            "embed_dim": 12,
-            "depths": [2, 1],
-            "num_heads": [2, 4],
-            "patch_size": 1,
-            "window_size": 4,
-        },
+        "swin_tiny_patch4_window7_224": _SMALL_SWIN,
+        "swinv2_tiny_window8_256": _SMALL_SWIN,
     }
 
     @staticmethod
