@@ -75,6 +75,10 @@ class ACmixWindow(ACmixLayer):
         With `roll_convolution` the convolution runs on the rolled map, as in the authors' code; without, on the map
         unrolled. `dropout` is that of the sum of both paths. A `variant` with a stride gives a smaller map, on which
         both paths have their places; one with out_channels as many, the convolution from as many heads as they fill.
+
+        Raises:
+            ShapeMismatch: heads do not divide the channels, or the channels of a head not those coming out.
+            OptionInvalid: `shift` is no part of a window, or the combination learns no such alpha or beta.
         """
         super().__init__(combine, alpha, beta)
         check_divides(heads, dim)
@@ -166,7 +170,8 @@ class ACmixWindow(ACmixLayer):
         """(B, Y, X, V) of a map that is already rolled.
 
         `mask_PTT` is added to the logits of each window, all row by row; without, it is made from `shift`. A map
-        with a side no larger than the window counts as not rolled.
+        with a side no larger than the window counts as not rolled. `queries_BHWC`, head by head, are wanted where the
+        variant has its queries given.
         """
         x_BHWI = self.norm(x_BHWI)
         if not self.has_attention:
