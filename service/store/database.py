@@ -1,6 +1,8 @@
 """Connections to SQLite and PostgreSQL, both first-class, and what the two say differently."""
 
 import json
+import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -28,7 +30,8 @@ POSTGRESQL_SETTINGS = {
     "idle_in_transaction_session_timeout": "30s",
 }
 CONNECT_SECONDS = 5
-SQLITE_SETTINGS = ("busy_timeout = 30000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+SQLITE_BUSY_SECONDS = 30
+SQLITE_SETTINGS = (f"busy_timeout = {SQLITE_BUSY_SECONDS * 1000}", "synchronous = FULL", "foreign_keys = ON")
 # The database cannot be reached, is too busy or only reads: no verdict on what was asked, which may be asked again.
 AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 MIGRATION_LOCK = 0x61636D6978  # "acmix": the advisory lock of whoever migrates
@@ -107,10 +110,25 @@ def _sqlite(url: URL, settings: Mapping[str, Any]) -> Engine:
     return engine
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None  # the driver would begin on its own, and late
     for setting in SQLITE_SETTINGS:
         connection.execute(f"PRAGMA {setting}")
+    _write_ahead(connection)
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Write a log ahead. Of those who turn it on at once, SQLite sends some away without any waiting."""
+    deadline = time.monotonic() + SQLITE_BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

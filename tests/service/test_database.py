@@ -22,6 +22,14 @@ def test_sqlite_waits_syncs_and_keeps_its_foreign_keys(migrated_sqlite: Path) ->
     assert found == ["wal", 2, 30_000, 1]
 
 
+def test_sqlite_waits_for_others_who_make_the_same_file(tmp_path: Path) -> None:
+    for number in range(100):  # one in fifty met the others at the wrong moment
+        engines = [connect(f"sqlite:///{tmp_path / str(number)}.db") for _ in range(6)]
+        at_once(*[engine.connect for engine in engines])
+        for engine in engines:
+            engine.dispose()
+
+
 def test_postgresql_gives_up_on_what_takes_too_long(postgresql_url: str) -> None:
     engine = connect(postgresql_url)
     with engine.connect() as connection:
