@@ -130,7 +130,9 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
     try:
         job = spec.read(arguments.spec)
         from acmix.training.run import run
+        from acmix.uncompiled import spare_the_compiler
 
+        spare_the_compiler()
         events = run(job, arguments.folder, data_root=arguments.data_root, weights_file=arguments.weights, stop=stop)
         for event in events:
             _tell(event, out)

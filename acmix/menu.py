@@ -10,6 +10,7 @@ from acmix.catalog import BackboneEntry, Catalog, DatasetEntry, Device, Entry, M
 from acmix.presets import presets
 from acmix.swap import find
 from acmix.training import augment, optimizer, schedule
+from acmix.uncompiled import on_meta
 
 
 def catalog() -> Catalog:
@@ -48,7 +49,7 @@ def _backbone(name: str, backbone: type[Any]) -> BackboneEntry:
         variants = list(backbone.variants())
         without = [each for each in variants if not pretrained.has_weights(each)]
         return BackboneEntry(**_entry(name, backbone), slots=None, variants=variants, without_weights=without)
-    with torch.device("meta"):
+    with on_meta():
         slots = find(backbone(1))
     counterpart = getattr(backbone, "timm_counterpart", None)
     return BackboneEntry(

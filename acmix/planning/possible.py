@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from math import gcd
 from typing import Any
 
-import torch
 from torch import nn
 
 from acmix import registry
@@ -16,6 +15,7 @@ from acmix.plan_request import IMAGE_SIZE
 from acmix.planning import sizes
 from acmix.planning.sizes import StepSize
 from acmix.spec import JobSpec, Swap, pointer
+from acmix.uncompiled import on_meta
 
 MAX_REASON_CHARACTERS = 300
 TRIED_PX = (224, 256, 384, 64, 32)
@@ -73,7 +73,7 @@ def _with_swaps(job: JobSpec, swaps: list[Swap]) -> JobSpec:
 
 
 def _built(job: JobSpec, num_classes: int, image_px: int) -> nn.Module:
-    with torch.device("meta"):
+    with on_meta():
         return build(job.backbone, job.swaps, num_classes=num_classes, image_px=image_px)
 
 

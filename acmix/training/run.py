@@ -97,7 +97,7 @@ def _run(
     for fault in faults:
         yield events.warning(fault.code, f"{fault}; the checkpoint before it is used")
     yield events.progress("preparing")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")
     seed_everything(spec.training.seed)
     given = None if resume else weights.of(spec.backbone, weights_file, data_root=data_root)
     setup, dataset, fit = _prepare(spec, folder, data_root, given, device, stop)

@@ -9,12 +9,19 @@ from pathlib import Path
 from acmix.catalog import Catalog
 from tests.acmix.small import small_spec
 
+NOTING_IMPORTS = (sys.executable, "-X", "importtime")
+COMPILER = "torch._dynamo"  # as long to import as torch itself
+
 
 def _run(tmp_path: Path, spec: object, *, folder: str = "run") -> subprocess.CompletedProcess[str]:
     path = tmp_path / "spec.json"
     path.write_text(spec if isinstance(spec, str) else json.dumps(spec))
-    command = [sys.executable, "-m", "acmix", "run", str(path), "--folder", str(tmp_path / folder)]
+    command = [*NOTING_IMPORTS, "-m", "acmix", "run", str(path), "--folder", str(tmp_path / folder)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _imported(done: subprocess.CompletedProcess[str]) -> set[str]:
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
 
 
 def test_a_run_by_hand_prints_events_and_nothing_else_on_stdout(tmp_path: Path) -> None:
@@ -24,6 +31,8 @@ def test_a_run_by_hand_prints_events_and_nothing_else_on_stdout(tmp_path: Path) 
     assert [events[0]["data"]["status"], events[-1]["data"]["status"]] == ["running", "succeeded"]
     assert {event["type"] for event in events} == {"status", "progress", "metrics", "trace", "checkpoint", "evaluation"}
     assert "epoch 2 of 2" in done.stderr
+    assert "torch.optim" in _imported(done)
+    assert COMPILER not in _imported(done)
 
 
 def test_what_the_user_can_mend_is_a_sentence_in_the_last_event(tmp_path: Path) -> None:
@@ -52,13 +61,16 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
         rest = [json.loads(line) for line in process.stdout]
     assert process.returncode == 0
     assert rest[-1]["data"]["status"] == "stopped"
-    again = [json.loads(line) for line in _run(tmp_path, path.read_text()).stdout.splitlines()]
+    done = _run(tmp_path, path.read_text())
+    assert COMPILER not in _imported(done)
+    again = [json.loads(line) for line in done.stdout.splitlines()]
     assert again[0]["data"]["resumed_from"]["step"] == rest[-2]["data"]["step"]
     assert again[-1]["data"]["status"] == "succeeded"
 
 
 def test_the_catalog_lists_every_name_with_its_options() -> None:
-    done = subprocess.run([sys.executable, "-m", "acmix", "catalog"], capture_output=True, check=True)
+    done = subprocess.run([*NOTING_IMPORTS, "-m", "acmix", "catalog"], capture_output=True, text=True, check=True)
+    assert COMPILER not in _imported(done)
     card = json.loads(done.stdout)
     menu = Catalog.model_validate(card["catalog"])
     assert {entry.name for entry in menu.backbones} >= {"resnet", "resnet26", "resnet38", "resnet50"}
