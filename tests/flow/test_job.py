@@ -2,22 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from safetensors.torch import load
 
-from tests.flow.service_process import Up, small_job, up, wait_for
+from tests.flow.service_process import Up, small_job, wait_for
 
 LAYERS = [f"layer{stage}.0.conv2" for stage in (1, 2, 3, 4)]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with up(tmp_path_factory.mktemp("data")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from service.cli import EXAMPLE
-from tests.flow.service_process import up
+from tests.flow.service_process import Up
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -20,12 +20,11 @@ def test_the_readmes_job_is_the_demos() -> None:
 
 
 @pytest.mark.slow
-def test_the_readmes_job_is_right_on_97_of_100_digits(tmp_path: Path) -> None:
-    with up(tmp_path) as service:
-        job = service.ended(service.submit(_job_of_the_readme()), within_seconds=300)
-        results = service.http.get(job["urls"]["results"]).json()
-        assert results["final"]["metrics"]["accuracy"] >= 0.97
-        assert results["final"]["split"] == "test"
+def test_the_readmes_job_is_right_on_97_of_100_digits(service: Up) -> None:
+    job = service.ended(service.submit(_job_of_the_readme()), within_seconds=300)
+    results = service.http.get(job["urls"]["results"]).json()
+    assert results["final"]["metrics"]["accuracy"] >= 0.97
+    assert results["final"]["split"] == "test"
 
 
 @pytest.mark.slow

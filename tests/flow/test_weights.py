@@ -2,22 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import save_file
 
 from acmix.model import build
-from tests.flow.service_process import Up, small_job, up
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with up(tmp_path_factory.mktemp("data")) as running:
-        yield running
+from tests.flow.service_process import Up, small_job
 
 
 def acmix(service: Up, *words: str) -> subprocess.CompletedProcess[str]:
