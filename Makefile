@@ -3,16 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-long lint types contracts audit benchmarks clean
+.PHONY: demo test test-long test-figures lint types contracts audit benchmarks clean
 
 demo: $(READY)
 	$(BIN)/acmix demo
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not figure"
 
 test-long: $(READY)
 	$(BIN)/pytest -n 2 -m slow
+
+test-figures: $(READY)
+	$(BIN)/pytest -m figure
 
 lint: $(READY)
 	$(BIN)/ruff check .

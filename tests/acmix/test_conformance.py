@@ -48,7 +48,7 @@ def backbones() -> list[Any]:
 
 
 def pairs(*, quick: bool) -> list[Any]:
-    """Every backbone with every combination and shift once, in pairs that change with the backbone; or all the others."""
+    """Every backbone with every combination and shift once, in pairs that change with it; or else all other pairs."""
     found = []
     for turn, backbone in enumerate(backbones()):
         for first, combine in enumerate(COMBINES):

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from acmix.mixers import ACmixConv2d, ACmixLayer, layers_of
 from acmix.model import build
@@ -21,9 +22,6 @@ BACKBONES: Mapping[str, Mapping[str, Any]] = {
 }
 LAYERS = {"resnet26": 8, "swin": 3, "pvt_tiny": 8, "san10": 10}
 ALL = [{"layers": "*"}]
-# the third stage's map is one tile, as the fourth's is
-FEWER = {"resnet26": [{"layers": f"layer{stage}.*"} for stage in (1, 2, 4)]}
-STAGES = {"resnet26": [f"layer{i}" for i in range(1, 5)], "san10": [f"stages.{i}" for i in range(5)]}
 
 
 def a_model(name: str, *, swaps: Sequence[Mapping[str, Any]] = ALL) -> tuple[nn.Module, Tensor]:
@@ -47,25 +45,22 @@ def drawn(model: nn.Module, images: Tensor) -> nn.Module:
     return model.eval()
 
 
-def shallow(model: nn.Module, name: str) -> nn.Module:
-    """One block a stage: what the ONNX exporter's rewriter takes grows faster than the number of nodes."""
-    for stage in STAGES.get(name, ()):
-        blocks = model.get_submodule(stage)
-        assert isinstance(blocks, nn.Sequential)
-        del blocks[1:]
-    return model
+def exported(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
+    """For any number of images."""
+    shapes = ({0: torch.export.Dim("batch")}, *[None] * (len(inputs) - 1))
+    return torch.export.export(model, inputs, dynamic_shapes=shapes)
 
 
-def a_layer(name: str) -> tuple[ACmixLayer, tuple[Any, ...]]:
-    """One layer of a swapped model, and what its block might call it with."""
+def a_layer(name: str, *, swaps: Sequence[Mapping[str, Any]] = ALL) -> tuple[nn.Module, tuple[Any, ...]]:
+    """A layer in the place of a slot, and what its block might call it with."""
     place, inputs = {
         "resnet26": ("layer2.0.conv2", (torch.randn(2, 16, 11, 14),)),
         "swin": ("layers.0.blocks.1.attn", (torch.randn(2, 11, 14, 8),)),
         "pvt_tiny": ("block3.0.attn", (torch.randn(2, 11 * 14 + 1, 20), 11, 14)),
         "san10": ("stages.1.0.attention", (torch.randn(2, 32, 11, 14),)),
     }[name]
-    layer = a_model(name)[0].get_submodule(place)
-    assert isinstance(layer, ACmixLayer)
+    layer = a_model(name, swaps=swaps)[0].get_submodule(place)
+    assert isinstance(layer, ACmixLayer) == bool(swaps)
     return layer, inputs
 
 
@@ -95,38 +90,34 @@ def test_inductor_compiles_it_too():
 
 
 @pytest.mark.parametrize(("name", "swaps"), [*((name, ALL) for name in BACKBONES), ("san10", [])])
-def test_an_exported_program_takes_any_batch_and_holds_torchs_operations_alone(
-    name: str, swaps: Sequence[Mapping[str, Any]]
+def test_programs_of_a_layer_for_any_batch_compute_the_same(
+    name: str, swaps: Sequence[Mapping[str, Any]], tmp_path: Path
 ):
-    model, images = a_model(name, swaps=swaps)
-    program = torch.export.export(drawn(model, images), (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    assert len(layers_of(model)) == (LAYERS[name] if swaps else 0)
-    assert not [node for node in program.graph.nodes if "acmix" in str(node.target)]
-    more = torch.cat([images, -images])
-    torch.testing.assert_close(program.module()(more), model(more), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_onnx_gives_the_same_logits(name: str, tmp_path: Path):
-    model, images = a_model(name, swaps=FEWER.get(name, ALL))
-    assert_onnx_computes_the_same(drawn(shallow(model, name), images), images, tmp_path)
+    layer, inputs = a_layer(name, swaps=swaps)
+    assert_programs_compute_the_same(layer.eval(), inputs, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STAGES)
-def test_onnx_gives_the_same_logits_of_a_whole_model_with_every_layer_swapped(name: str, tmp_path: Path):
-    """What was shallow above. Rounding grows with depth: random weights, and nothing is trained to dampen it."""
+@pytest.mark.parametrize("name", BACKBONES)
+def test_programs_of_a_whole_model_do_too(name: str, tmp_path: Path):
+    """Rounding grows with depth: random weights, and nothing is trained to dampen it."""
     model, images = a_model(name)
     assert len(layers_of(model)) == LAYERS[name]
-    assert_onnx_computes_the_same(drawn(model, images), images, tmp_path, rtol=1e-3, atol=1e-4)
+    assert_programs_compute_the_same(drawn(model, images), (images,), tmp_path, rtol=1e-3, atol=1e-4)
 
 
-def assert_onnx_computes_the_same(
-    model: nn.Module, images: Tensor, folder: Path, *, rtol: float = 1e-4, atol: float = 1e-5
+def assert_programs_compute_the_same(
+    model: nn.Module, inputs: tuple[Any, ...], folder: Path, *, rtol: float = 1e-4, atol: float = 1e-5
 ) -> None:
-    program = torch.onnx.export(model, (images,), dynamo=True, verbose=False)
-    assert program is not None
-    program.save(folder / "model.onnx")
+    """An exported program, which holds torch's own operations alone, and what ONNX makes of it."""
+    program = exported(model, inputs)
+    assert not [node for node in program.graph.nodes if "acmix" in str(node.target)]
+    more = torch.cat([inputs[0], -inputs[0]])
+    expected = model(more, *inputs[1:])
+    torch.testing.assert_close(program.module()(more, *inputs[1:]), expected, rtol=rtol, atol=atol)
+    onnx = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert onnx is not None
+    onnx.save(folder / "model.onnx")
     session = onnxruntime.InferenceSession(folder / "model.onnx")
-    (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    torch.testing.assert_close(torch.from_numpy(logits), model(images), rtol=rtol, atol=atol)
+    (found,) = session.run(None, {session.get_inputs()[0].name: more.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=rtol, atol=atol)
