@@ -3,19 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-long test-figures lint types contracts audit benchmarks clean
+.PHONY: demo test test-long test-release lint types contracts audit benchmarks clean
 
 demo: $(READY)
 	$(BIN)/acmix demo
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not figure"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not release"
 
 test-long: $(READY)
 	$(BIN)/pytest -n 2 -m slow
 
-test-figures: $(READY)
-	$(BIN)/pytest -m figure
+test-release: $(READY)
+	$(BIN)/pytest -n 2 -m release
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -39,5 +39,5 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[train,dev]'
 	touch $(READY)

@@ -65,7 +65,7 @@ def test_it_trains_resumes_and_is_judged(
     _train_and_resume(tmp_path, data_root, backbone, {"combine": combine, "shift": shift})
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(("backbone", "combine", "shift"), pairs(quick=False))
 def test_every_other_pair_does_too(tmp_path: Path, data_root: Path, backbone: dict[str, Any], combine: str, shift: str):
     _train_and_resume(tmp_path, data_root, backbone, {"combine": combine, "shift": shift})

@@ -47,7 +47,7 @@ def every_slot(model: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("module", timm.list_modules())
 def test_a_model_of_every_module_takes_acmix_at_the_sizes_that_it_takes_plain(module: str):
     variant = smallest_of(module)

@@ -35,7 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
 EVERYWHERE = {"swaps": [{"layers": "*"}], "dataset": {"name": "digits"}}
 
 
-@pytest.mark.figure
+@pytest.mark.release
 @pytest.mark.parametrize("name", SMALL)
 def test_it_is_right_on_95_of_100_digits(service: Up, name: str) -> None:
     job = service.ended(service.submit({**EVERYWHERE, **SMALL[name]}), within_seconds=600)
