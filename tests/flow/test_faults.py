@@ -11,13 +11,13 @@ from tests.flow.service_process import Up, kill, small_job, up, wait_for
 
 
 def test_a_worker_killed_in_mid_epoch_loses_nothing(service: Up) -> None:
-    job_id = service.submit(small_job(epochs=8))
-    wait_for(lambda: len(service.events(job_id, "checkpoint")) >= 3 and service.runs())
+    job_id = service.submit(small_job(epochs=5))
+    wait_for(lambda: len(service.events(job_id, "checkpoint")) >= 2 and service.runs())
     run = service.runs()[0]
     kill(service.workers()[0])
     wait_for(lambda: not run.is_running(), within_seconds=5)
     job = service.ended(job_id)
-    untouched = service.ended(service.submit(small_job(epochs=8)))
+    untouched = service.ended(service.submit(small_job(epochs=5)))
 
     assert (job["status"], job["attempt"], job["losses"]) == ("succeeded", 2, 1)
     assert service.metrics(job_id) == service.metrics(untouched["id"])
@@ -32,7 +32,7 @@ def test_a_worker_killed_in_mid_epoch_loses_nothing(service: Up) -> None:
 
 
 def test_a_run_killed_by_a_signal_goes_on_under_the_next_attempt(service: Up) -> None:
-    job_id = service.submit(small_job(epochs=8))
+    job_id = service.submit(small_job(epochs=4))
     wait_for(lambda: service.events(job_id, "checkpoint") and service.runs())
     kill(service.runs()[0])
     job = service.ended(job_id)
@@ -46,7 +46,7 @@ def test_a_doubled_message_trains_once(tmp_path: Path) -> None:
         queue = Queue(_broker_url(service))
         for _ in range(20):
             assert queue.nudge_train()
-        job_ids = [service.submit(small_job(epochs=1)) for _ in range(3)]
+        job_ids = [service.submit(small_job(epochs=1, limit_train_batches=4)) for _ in range(3)]
         for _ in range(20):
             assert queue.nudge_train()
         queue.close()
@@ -59,7 +59,7 @@ def test_a_lost_message_loses_no_job(service: Up) -> None:
     """The broker is killed just before a job is posted, so that no message goes out: the worker looks by itself."""
     broker = next(child for child in _children(service) if "valkey-server" in child.name())
     kill(broker)
-    job_id = service.submit(small_job(epochs=1))
+    job_id = service.submit(small_job(epochs=1, limit_train_batches=4))
     assert service.ended(job_id)["attempt"] == 1
     assert service.job(job_id)["status"] == "succeeded"
 

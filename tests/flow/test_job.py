@@ -126,7 +126,7 @@ def test_a_job_cancelled_in_mid_epoch_ends_at_once_and_leaves_no_process(service
 
 
 def test_a_deleted_job_is_gone_with_its_files(service: Up) -> None:
-    job = service.ended(service.submit(small_job(epochs=1)))
+    job = service.ended(service.submit(small_job(epochs=1, limit_train_batches=4)))
     files = service.data / "artifacts" / "jobs" / job["id"]
     assert list(files.rglob("model.safetensors"))
     assert service.http.delete(f"/v1/jobs/{job['id']}").status_code in (200, 204)

@@ -39,7 +39,7 @@ def test_an_uploaded_file_starts_a_job_and_goes_once_no_job_needs_it(service: Up
     listed = acmix(service, "list").stdout.split("\t")
     assert [listed[0], listed[2].strip()] == [weights, "a quarter"]
 
-    job = small_job(epochs=1)
+    job = small_job(epochs=1, limit_train_batches=4)
     job["backbone"]["weights"] = weights
     ended = service.ended(job_id := service.submit(job))
     assert ended["status"] == "succeeded", ended["status_reason"]
