@@ -20,7 +20,7 @@ BACKBONES: Mapping[str, Mapping[str, Any]] = {
     "pvt_tiny": {"patch_px": 1, "width": 0.0625},
     "san10": {"stem": "small", "width": 0.05},
 }
-LAYERS = {"resnet26": 8, "swin": 3, "pvt_tiny": 8, "san10": 10}
+LAYERS = {"resnet26": 8, "san10": 10}
 ALL = [{"layers": "*"}]
 
 
@@ -98,7 +98,7 @@ def test_programs_of_a_layer_for_any_batch_compute_the_same(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ["resnet26", "san10"])
 def test_programs_of_a_whole_model_do_too(name: str, tmp_path: Path):
     """Rounding grows with depth: random weights, and nothing is trained to dampen it."""
     model, images = a_model(name)
