@@ -20,7 +20,7 @@ BACKBONES: Mapping[str, Mapping[str, Any]] = {
     "pvt_tiny": {"patch_px": 1, "width": 0.0625},
     "san10": {"stem": "small", "width": 0.05},
 }
-LAYERS = {"resnet26": 8, "san10": 10}
+LAYERS = {"resnet26": 8, "swin": 3, "pvt_tiny": 8, "san10": 10}
 ALL = [{"layers": "*"}]
 
 
@@ -100,10 +100,20 @@ def test_programs_of_a_layer_for_any_batch_compute_the_same(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet26", "san10"])
 def test_programs_of_a_whole_model_do_too(name: str, tmp_path: Path):
+    assert_programs_of_the_whole_compute_the_same(name, tmp_path)
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("name", ["swin", "pvt_tiny"])
+def test_programs_of_the_other_whole_models_do_too(name: str, tmp_path: Path):
+    assert_programs_of_the_whole_compute_the_same(name, tmp_path)
+
+
+def assert_programs_of_the_whole_compute_the_same(name: str, folder: Path) -> None:
     """Rounding grows with depth: random weights, and nothing is trained to dampen it."""
     model, images = a_model(name)
     assert len(layers_of(model)) == LAYERS[name]
-    assert_programs_compute_the_same(drawn(model, images), (images,), tmp_path, rtol=1e-3, atol=1e-4)
+    assert_programs_compute_the_same(drawn(model, images), (images,), folder, rtol=1e-3, atol=1e-4)
 
 
 def assert_programs_compute_the_same(
