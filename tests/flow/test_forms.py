@@ -6,7 +6,7 @@ import pytest
 
 from tests.flow.service_process import Up
 
-# docs/models.md has the same specs
+# docs/small-models.md has the same specs
 SMALL: dict[str, dict[str, Any]] = {
     "swin_tiny": {
         "backbone": {"name": "swin_tiny", "options": {"embed_dim": 24, "patch_px": 1, "window": 4}},
