@@ -1,30 +1,50 @@
 """What every data set offers, whatever its files look like."""
 
-# Shapes: H W image
+# Shapes: H W image, N objects of an image
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
 SplitName = Literal["train", "val", "test"]
+Target = int | Tensor | Mapping[str, Tensor]
+IGNORED = 255  # in a label map: of no class, neither trained on nor counted
+MOST_LABELS = 255  # a label map is uint8
 
 
 class Split(Protocol):
-    """Images with their labels, by index."""
+    """Images with what is to be learned of them, by index."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """The image, uint8 (3, H, W) in RGB, and the index of its class; DatasetCorrupt names a file it cannot read."""
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        """The image, uint8 (3, H, W) in RGB, and its target; DatasetCorrupt names a file it cannot read.
+
+        The target of classification is the index of the class. Of segmentation it is the label map, uint8 (H, W), of
+        classes by index and IGNORED. Of detection it is a dictionary:
+
+            boxes   float32 (N, 4), left, top, right and bottom in pixels of this image, right > left and bottom > top
+            labels  int64 (N,), classes by index
+            masks   uint8 (N, H, W) of 0 and 1, where the data set `has_masks`
+            areas   float32 (N,), of the objects in square pixels, which make them small, medium or large
+            crowd   bool (N,), boxes that stand for many objects at once: not trained on, and forgiving when judged
+
+        An image may have no object: N is 0 then.
+        """
+        ...
+
+    def source(self, index: int) -> str:
+        """What a person calls the sample: its file below the data set's folder, or its place in the split."""
         ...
 
 
 class Dataset(Protocol):
     """A kind of data set: its first docstring paragraph is the catalog's description, its keywords its options.
 
-    In memory, every image is (3, image_px, image_px); otherwise as large as its file, and the transforms fit it.
+    In memory, every image is (3, image_px, image_px); otherwise as large as its file, and the transforms fit it: by
+    their short side for detection, by crops for the others.
     """
 
     name: ClassVar[str]
@@ -33,6 +53,7 @@ class Dataset(Protocol):
     default_image_px: ClassVar[int]
     in_memory: ClassVar[bool]
     default_augment: ClassVar[str]  # a name in acmix.training.augment
+    has_masks: bool = False  # of detection: whether every object has a mask
 
     classes: Sequence[str]
     image_px: int

@@ -27,6 +27,9 @@ class TensorSplit:
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images_SCHW[index].expand(3, -1, -1), self.labels[index]
 
+    def source(self, index: int) -> str:
+        return f"number {index}"
+
 
 def tenth(samples: int) -> int:
     """How many of the samples a split takes that is cut from them: a tenth, at least one."""

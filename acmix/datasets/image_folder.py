@@ -19,8 +19,9 @@ Files = Sequence[tuple[str, int]]  # strings: a Path takes five times the memory
 class FileSplit:
     """Images read from their files when asked for."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, place: Path) -> None:
         self.files = files
+        self.place = place
 
     def __len__(self) -> int:
         return len(self.files)
@@ -28,6 +29,9 @@ class FileSplit:
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.files[index]
         return read_image(Path(path)), label
+
+    def source(self, index: int) -> str:
+        return Path(self.files[index][0]).relative_to(self.place).as_posix()
 
 
 class ImageFolder(Dataset):
@@ -56,7 +60,7 @@ class ImageFolder(Dataset):
         image_px: Annotated[int, Field(ge=8, le=1024)] = 224,
     ) -> None:
         self.image_px = image_px
-        place = folder_below(root, folder)
+        self.place = place = folder_below(root, folder)
         if not (place / "train").is_dir():
             raise DatasetMissing(f"{place / 'train'} is not a folder", hint="images lie in train/<class>/")
         self.classes = tuple(_names(place / "train"))
@@ -65,7 +69,7 @@ class ImageFolder(Dataset):
         self._splits = _complete(found, place)
 
     def split(self, name: SplitName) -> FileSplit:
-        return FileSplit(self._splits[name])
+        return FileSplit(self._splits[name], self.place)
 
 
 def _names(folder: Path) -> list[str]:
