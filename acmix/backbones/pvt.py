@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from acmix.backbones._drop_path import DropPath, DropPathOption, rates
+from acmix.backbones._pyramid import halving_strides
 from acmix.catalog import SlotPattern, scaled
 from acmix.errors import ShapeMismatch
 
@@ -62,7 +63,7 @@ class PVT(nn.Module):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: int | None,
         image_px: int = 224,
         *,
         patch_px: PatchPx = 4,
@@ -71,7 +72,11 @@ class PVT(nn.Module):
         reductions: Reductions = (8, 4, 2, 1),
         drop_path: DropPathOption = 0.0,
     ) -> None:
-        """`image_px` is the size of the position embeddings; they are interpolated for images of others."""
+        """`image_px` is the size of the position embeddings; they are interpolated for images of others.
+
+        Without `num_classes` it is a feature pyramid (acmix.backbones._pyramid). That has no class token, but a place
+        for it among the embeddings, so that a classifier's fit.
+        """
         super().__init__()
         self.sides = _sides(image_px, patch_px)
         widths = [scaled(channels, width) for channels in _CHANNELS]
@@ -82,9 +87,12 @@ class PVT(nn.Module):
             self.add_module(f"patch_embed{_STAGES[i]}", patch)
             self.register_parameter(f"pos_embed{_STAGES[i]}", nn.Parameter(torch.zeros(1, tokens, widths[i])))
             self.add_module(f"block{_STAGES[i]}", nn.ModuleList(blocks))
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, widths[-1]))
-        self.norm = nn.LayerNorm(widths[-1], eps=1e-6)
-        self.head = nn.Linear(widths[-1], num_classes)
+        self.feature_channels, self.feature_strides = widths, halving_strides(patch_px)
+        self.is_pyramid = num_classes is None
+        if num_classes is not None:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, widths[-1]))
+            self.norm = nn.LayerNorm(widths[-1], eps=1e-6)
+            self.head = nn.Linear(widths[-1], num_classes)
         self._draw_weights()
 
     @torch.no_grad()
@@ -92,17 +100,27 @@ class PVT(nn.Module):
         """As the authors do: narrow normals; the convolutions keep torch's."""
         linears = [module for module in self.modules() if isinstance(module, nn.Linear)]
         positions = [self.get_parameter(f"pos_embed{stage}") for stage in _STAGES]
-        for weight in (self.cls_token, *positions, *(linear.weight for linear in linears)):
+        tokens = [] if self.is_pyramid else [self.cls_token]
+        for weight in (*tokens, *positions, *(linear.weight for linear in linears)):
             nn.init.trunc_normal_(weight, std=0.02)
         for linear in linears:
             nn.init.zeros_(linear.bias)
 
-    def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits, (B, O)."""
-        map_BCHW = images_B3HW
-        for stage in _STAGES[:-1]:
+    def forward(self, images_B3HW: Tensor) -> Tensor | list[Tensor]:
+        """Logits, (B, O); of a pyramid its maps."""
+        maps = self._maps(images_B3HW, _STAGES if self.is_pyramid else _STAGES[:-1])
+        return maps if self.is_pyramid else self._classified(maps[-1])
+
+    def _maps(self, map_BCHW: Tensor, stages: Sequence[int]) -> list[Tensor]:
+        """What every one of the stages makes, (B, C, H, W) each; without a class token."""
+        maps = []
+        for stage in stages:
             x_BPC, (height, width) = getattr(self, f"patch_embed{stage}")(map_BCHW)
             map_BCHW = map_of(self._blocks(stage, x_BPC, height, width), height, width)
+            maps.append(map_BCHW)
+        return maps
+
+    def _classified(self, map_BCHW: Tensor) -> Tensor:
         x_BPC, (height, width) = getattr(self, f"patch_embed{_STAGES[-1]}")(map_BCHW)
         x_BLC = torch.cat([self.cls_token.expand(x_BPC.shape[0], -1, -1), x_BPC], dim=1)
         x_BLC = self._blocks(_STAGES[-1], x_BLC, height, width)
@@ -110,7 +128,7 @@ class PVT(nn.Module):
         return logits_BO
 
     def _blocks(self, stage: int, x_BLC: Tensor, height: int, width: int) -> Tensor:
-        x_BLC = x_BLC + self._positions(stage, height, width)
+        x_BLC = x_BLC + self._positions(stage, height, width)[:, -x_BLC.shape[1] :]
         for block in getattr(self, f"block{stage}"):
             x_BLC = block(x_BLC, height, width)
         return x_BLC
@@ -133,7 +151,7 @@ class _FixedDepths(PVT):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: int | None,
         image_px: int = 224,
         *,
         patch_px: PatchPx = 4,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from acmix.backbones._pyramid import halving_strides
 from acmix.catalog import SlotPattern, scaled
 
 EXPANSION = 4
@@ -51,8 +52,9 @@ class ResNet(nn.Module):
     unswappable = ("conv1",)  # the stem sees pixels; small stems are 3x3 too
 
     def __init__(
-        self, num_classes: int, *, stem: Stem = "imagenet", width: Width = 1.0, depths: Depths = (3, 4, 6, 3)
+        self, num_classes: int | None, *, stem: Stem = "imagenet", width: Width = 1.0, depths: Depths = (3, 4, 6, 3)
     ) -> None:
+        """Without `num_classes` it is a feature pyramid (acmix.backbones._pyramid)."""
         super().__init__()
         stem_channels = scaled(_CHANNELS[0], width)
         if stem == "imagenet":
@@ -68,15 +70,24 @@ class ResNet(nn.Module):
         self.layer2 = _stage(inputs[1], widths[1], depths[1], _STRIDES[1])
         self.layer3 = _stage(inputs[2], widths[2], depths[2], _STRIDES[2])
         self.layer4 = _stage(inputs[3], widths[3], depths[3], _STRIDES[3])
-        self.fc = nn.Linear(inputs[4], num_classes)
+        self.feature_channels = inputs[1:]
+        self.feature_strides = halving_strides(4 if stem == "imagenet" else 1)
+        if num_classes is not None:
+            self.fc = nn.Linear(inputs[4], num_classes)
+        self.is_pyramid = num_classes is None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits, (B, O)."""
+    def forward(self, images_B3HW: Tensor) -> Tensor | list[Tensor]:
+        """Logits, (B, O); of a pyramid its maps."""
         map_BCHW = self.maxpool(F.relu(self.bn1(self.conv1(images_B3HW))))
-        map_BCHW = self.layer4(self.layer3(self.layer2(self.layer1(map_BCHW))))
+        maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            map_BCHW = stage(map_BCHW)
+            maps.append(map_BCHW)
+        if self.is_pyramid:
+            return maps
         logits_BO: Tensor = self.fc(map_BCHW.mean((2, 3)))
         return logits_BO
 
@@ -86,7 +97,7 @@ class _FixedDepths(ResNet):
 
     smallest: ClassVar[Mapping[str, Any]] = {"stem": "small", "width": 0.0625}
 
-    def __init__(self, num_classes: int, *, stem: Stem = "imagenet", width: Width = 1.0) -> None:
+    def __init__(self, num_classes: int | None, *, stem: Stem = "imagenet", width: Width = 1.0) -> None:
         super().__init__(num_classes, stem=stem, width=width, depths=self.slot_pattern.depths)
 
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Size, Tensor, nn
 
+from acmix.backbones._pyramid import LEVELS, halving_strides
 from acmix.catalog import SlotPattern, scaled
 from acmix.ops.patchwise_attention import patchwise_attention
 
@@ -54,7 +55,8 @@ class SAN(nn.Module):
     slot_pattern: ClassVar[SlotPattern]
     smallest: ClassVar[Mapping[str, Any]] = {"stem": "small", "width": 0.05}
 
-    def __init__(self, num_classes: int, *, stem: Stem = "imagenet", width: Width = 1.0) -> None:
+    def __init__(self, num_classes: int | None, *, stem: Stem = "imagenet", width: Width = 1.0) -> None:
+        """Without `num_classes` it is a feature pyramid (acmix.backbones._pyramid), with a norm for every map."""
         super().__init__()
         widths = [EXPANSION * scaled(channels, width, SHARED) for channels in _ATTENTION_CHANNELS]
         inputs = [widths[0], *widths[:-1]]
@@ -67,14 +69,24 @@ class SAN(nn.Module):
             nn.Sequential(*(Block(channels, window) for _ in range(depth)))
             for depth, channels, window in zip(self.slot_pattern.depths, widths, _WINDOWS, strict=True)
         )
-        self.bn = nn.BatchNorm2d(widths[-1])
-        self.fc = nn.Linear(widths[-1], num_classes)
+        self.is_pyramid = num_classes is None
+        if num_classes is None:
+            self.feature_channels = widths[-LEVELS:]
+            self.feature_strides = halving_strides(4 if stem == "imagenet" else 2)
+            self.map_norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in self.feature_channels)
+        else:
+            self.bn = nn.BatchNorm2d(widths[-1])
+            self.fc = nn.Linear(widths[-1], num_classes)
 
-    def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits, (B, O)."""
+    def forward(self, images_B3HW: Tensor) -> Tensor | list[Tensor]:
+        """Logits, (B, O); of a pyramid its maps, those of all stages but the first."""
         map_BCHW = self.conv(images_B3HW)
+        maps = []
         for transition, stage in zip(self.transitions, self.stages, strict=True):
             map_BCHW = stage(transition(map_BCHW))
+            maps.append(map_BCHW)
+        if self.is_pyramid:
+            return [F.relu(norm(each)) for norm, each in zip(self.map_norms, maps[-LEVELS:], strict=True)]
         logits_BO: Tensor = self.fc(F.relu(self.bn(map_BCHW)).mean((2, 3)))
         return logits_BO
 

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from acmix.backbones._drop_path import DropPath, DropPathOption, rates
+from acmix.backbones._pyramid import LEVELS, halving_strides
 from acmix.backbones._windows import Windows
 from acmix.catalog import SlotPattern
 from acmix.errors import OptionInvalid, ShapeMismatch
@@ -85,7 +86,7 @@ class Swin(nn.Module):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: int | None,
         image_px: int = 224,
         *,
         embed_dim: EmbedDim = _EMBED_DIM,
@@ -95,7 +96,10 @@ class Swin(nn.Module):
         patch_px: PatchPx = 4,
         drop_path: DropPathOption = 0.0,
     ) -> None:
-        """`image_px` tells where a map is smaller than the window, which is then the map's; other images do too."""
+        """`image_px` tells where a map is smaller than the window, which is then the map's; other images do too.
+
+        Without `num_classes` it is a feature pyramid (acmix.backbones._pyramid), with a norm for every map.
+        """
         super().__init__()
         channels = [embed_dim * 2**stage for stage in range(len(depths))]
         _check_heads(heads, channels)
@@ -111,19 +115,37 @@ class Swin(nn.Module):
             )
             for stage, drop_paths in enumerate(rates(drop_path, depths))
         )
-        self.norm = nn.LayerNorm(channels[-1])
-        self.head = nn.Linear(channels[-1], num_classes)
+        self.is_pyramid = num_classes is None
+        if num_classes is None:
+            _check_levels(depths)
+            self.feature_channels, self.feature_strides = channels, halving_strides(patch_px)
+            self.map_norms = nn.ModuleList(nn.LayerNorm(each) for each in channels)
+        else:
+            self.norm = nn.LayerNorm(channels[-1])
+            self.head = nn.Linear(channels[-1], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 draw(module)
 
-    def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits, (B, O)."""
+    def forward(self, images_B3HW: Tensor) -> Tensor | list[Tensor]:
+        """Logits, (B, O); of a pyramid its maps."""
         map_BHWC = self.patch_embed(images_B3HW)
+        if self.is_pyramid:
+            return self._maps(map_BHWC)
         for stage in self.layers:
             map_BHWC = stage(map_BHWC)
         logits_BO: Tensor = self.head(self.norm(map_BHWC).mean((1, 2)))
         return logits_BO
+
+    def _maps(self, map_BHWC: Tensor) -> list[Tensor]:
+        """What every stage makes before its merging, normed, (B, C, H, W) each."""
+        maps = []
+        for stage, norm in zip(self.layers, self.map_norms, strict=True):
+            assert isinstance(stage, Stage)
+            map_BHWC = stage.attended(map_BHWC)
+            maps.append(norm(map_BHWC).movedim(-1, 1).contiguous())
+            map_BHWC = stage.downsample(map_BHWC)
+        return maps
 
     @staticmethod
     def name_of_timm(key: str) -> str:
@@ -140,7 +162,7 @@ class _FixedDepths(Swin):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: int | None,
         image_px: int = 224,
         *,
         embed_dim: ScaledEmbedDim = _EMBED_DIM,
@@ -202,10 +224,14 @@ class Stage(nn.Module):
         self.downsample: nn.Module = PatchMerging(channels) if merges else nn.Identity()
 
     def forward(self, map_BHWC: Tensor) -> Tensor:
+        merged_BYXC: Tensor = self.downsample(self.attended(map_BHWC))
+        return merged_BYXC
+
+    def attended(self, map_BHWC: Tensor) -> Tensor:
+        """What the blocks make of the map, not merged."""
         for block in self.blocks:
             map_BHWC = block(map_BHWC)
-        merged_BYXC: Tensor = self.downsample(map_BHWC)
-        return merged_BYXC
+        return map_BHWC
 
 
 class Block(nn.Module):
@@ -307,6 +333,11 @@ def draw(linear: nn.Linear) -> None:
     nn.init.trunc_normal_(linear.weight, std=0.02)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
+
+
+def _check_levels(depths: Sequence[int]) -> None:
+    if len(depths) != LEVELS:
+        raise OptionInvalid(f"depths has {len(depths)} stages; a feature pyramid takes {LEVELS}")
 
 
 def _check_heads(heads: Sequence[int], channels: Sequence[int]) -> None:

@@ -16,6 +16,7 @@ from acmix.backbones._timm_names import names
 from acmix.errors import OptionInvalid, ShapeMismatch
 
 _PIXEL_CHANNELS = 3
+_OF_SIZE = {"img_size", "strict_img_size"}
 _REFUSED = re.compile(r"(?:unexpected|multiple values for) keyword argument(?:\(s\): \[| )'(\w+)'")
 _MISFITS = (
     AssertionError,
@@ -61,7 +62,7 @@ class Timm:
     def __new__(  # type: ignore[misc]  # it makes timm's own model: a model around it would change all names
         cls,
         variant: str,
-        num_classes: int,
+        num_classes: int | None,
         image_px: int,
         *,
         drop_rate: Annotated[Rate, Field(description="dropout before the classifier")] = None,
@@ -88,26 +89,32 @@ class Timm:
         tell_padding(model)
         model.unswappable = tuple(_seeing_pixels(model))  # type: ignore[assignment]  # read by acmix.swap
         offer_windows(model)
+        if num_classes is None:
+            from acmix.backbones._timm_pyramid import TimmPyramid
+
+            return TimmPyramid(variant, model)
         return model
 
 
-def _created(variant: str, num_classes: int, image_px: int, options: Mapping[str, Any]) -> nn.Module:
-    """timm's model; the image's side is told to those that are built for one."""
+def _created(variant: str, num_classes: int | None, image_px: int, options: Mapping[str, Any]) -> nn.Module:
+    """timm's model; the image's side is told to those that are built for one, and that they vary if they do."""
     import timm
 
     arguments = {"drop_path_rate" if name == "drop_path" else name: value for name, value in options.items()}
     pretrained_cfg = timm.get_pretrained_cfg(variant)
     if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         arguments["img_size"] = image_px
+        if num_classes is None:
+            arguments["strict_img_size"] = False
     try:
-        return _tried(variant, num_classes, arguments)
+        return _tried(variant, num_classes or 0, arguments)
     except _MISFITS as error:
         reason = str(error) or type(error).__name__
         raise ShapeMismatch(f"timm/{variant} cannot be built so: {reason}") from error
 
 
 def _tried(variant: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
-    """timm's model with all the arguments, or without `img_size` where it takes none."""
+    """timm's model with all the arguments, or without those on the image's side that it does not take."""
     import timm
 
     try:
@@ -116,9 +123,9 @@ def _tried(variant: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.M
         refused = _REFUSED.search(str(error))
         if refused is None or refused[1] not in arguments:
             raise
-        if refused[1] != "img_size":
+        if refused[1] not in _OF_SIZE:
             raise OptionInvalid(_not_taken(variant, refused[1], arguments)) from None
-        return _tried(variant, num_classes, {name: each for name, each in arguments.items() if name != "img_size"})
+        return _tried(variant, num_classes, {name: each for name, each in arguments.items() if name != refused[1]})
     return model
 
 
