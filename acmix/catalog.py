@@ -125,6 +125,12 @@ class MixerEntry(CatalogPart):
 
 class TaskEntry(Entry):
     metrics: list[str] = Field(description="what best can be chosen by on val; the first is the default")
+    label_smoothing: float | None = Field(0.1, description="what auto stands for; null where there is none")
+    mixes: bool = Field(True, description="whether images can be mixed by mixup and cutmix")
+
+
+class AugmentEntry(Entry):
+    tasks: list[str] = Field(["classification"], description="whose images it changes, with all that is drawn on them")
 
 
 class DatasetEntry(Entry):
@@ -158,7 +164,7 @@ class Catalog(CatalogPart):
     datasets: list[DatasetEntry] = []
     optimizers: list[Entry] = []
     schedules: list[Entry] = []
-    augments: list[Entry] = []
+    augments: list[AugmentEntry] = []
     presets: list[Preset] = []
 
     def backbone(self, name: str) -> BackboneEntry | None:

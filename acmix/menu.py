@@ -6,10 +6,20 @@ from typing import Any
 import torch
 
 from acmix import pretrained, registry
-from acmix.catalog import BackboneEntry, Catalog, DatasetEntry, Device, Entry, MixerEntry, MixerForm, TaskEntry
+from acmix.catalog import (
+    AugmentEntry,
+    BackboneEntry,
+    Catalog,
+    DatasetEntry,
+    Device,
+    Entry,
+    MixerEntry,
+    MixerForm,
+    TaskEntry,
+)
 from acmix.presets import presets
 from acmix.swap import find
-from acmix.training import augment, optimizer, schedule
+from acmix.training import augments, optimizer, schedule
 from acmix.uncompiled import on_meta
 
 
@@ -17,14 +27,17 @@ def catalog() -> Catalog:
     """Every name a spec can use here, with the JSON Schema of its options."""
     return Catalog(
         tasks=[
-            TaskEntry(**_entry(name, task), metrics=task.metrics) for name, task in registry.entries("tasks").items()
+            TaskEntry(
+                **_entry(name, task), metrics=task.metrics, label_smoothing=task.label_smoothing, mixes=task.mixes
+            )
+            for name, task in registry.entries("tasks").items()
         ],
         backbones=[_backbone(name, backbone) for name, backbone in registry.entries("backbones").items()],
         mixers=_mixers(),
         datasets=[_dataset(name, dataset) for name, dataset in registry.entries("datasets").items()],
         optimizers=_functions(optimizer.OPTIMIZERS),
         schedules=_functions(schedule.SCHEDULES),
-        augments=_functions(augment.AUGMENTS),
+        augments=_augments(),
         presets=[each for each in presets() if each.spec["backbone"]["name"] in registry.entries("backbones")],
     )
 
@@ -41,6 +54,17 @@ def _entry(name: str, of: Callable[..., Any]) -> dict[str, Any]:
 
 def _functions(table: Mapping[str, Callable[..., Any]]) -> list[Entry]:
     return [Entry(**_entry(name, function)) for name, function in table.items()]
+
+
+def _augments() -> list[AugmentEntry]:
+    """Of all tasks; some, as `default`, have one function a task and the options of none."""
+    makes: dict[str, Callable[..., Any]] = {}
+    tasks: dict[str, list[str]] = {}
+    for task in registry.entries("tasks"):
+        for name, make in augments.of(task).items():
+            makes.setdefault(name, make)
+            tasks.setdefault(name, []).append(task)
+    return [AugmentEntry(**_entry(name, make), tasks=tasks[name]) for name, make in makes.items()]
 
 
 def _backbone(name: str, backbone: type[Any]) -> BackboneEntry:

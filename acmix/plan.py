@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from acmix.model import trunk_of
 from acmix.planning import advice, possible
 from acmix.planning.sizes import LayerSize, StepSize
 from acmix.spec import JobSpec
@@ -32,15 +33,16 @@ def plan(job: JobSpec, *, num_classes: int, image_px: int) -> dict[str, Any]:
         SpecInvalid: there is no such model, or it cannot be trained on such images; with what would do.
     """
     plain = possible.plain(job, num_classes=num_classes, image_px=image_px)
-    slots = find(plain)
+    slots = find(trunk_of(plain))
     claims = possible.claims(job, slots)
     swapped = possible.swapped(job, slots, num_classes=num_classes, image_px=image_px) if claims else None
     unswapped = job.model_copy(update={"swaps": []})
     before = possible.measured(plain, unswapped, slots, num_classes=num_classes, image_px=image_px)
     after, notes = before, {}
     if swapped is not None:
+        trunk = trunk_of(swapped)
         after = possible.measured(swapped, job, slots, num_classes=num_classes, image_px=image_px)
-        notes = {name: advice.notes(swapped.get_submodule(name), after.layers[name].input_shape) for name in claims}
+        notes = {name: advice.notes(trunk.get_submodule(name), after.layers[name].input_shape) for name in claims}
     return {
         "layers": [
             {

@@ -26,6 +26,7 @@ def problems(spec: JobSpec, catalog: Catalog, *, most_gpus: int) -> list[Problem
         *_weights_problems(spec, catalog),
         *_swap_problems(spec, catalog),
         *_training_problems(spec),
+        *_kind_of_training_problems(spec, catalog),
         *_metric_problems(spec, catalog),
         *_gpu_problems(spec, most_gpus),
     ]
@@ -48,6 +49,7 @@ def resolve(spec: AnySpec, catalog: Catalog) -> AnySpec:
                     "optimizer": _filled_flat(training.optimizer, catalog.optimizers),
                     "schedule": _filled_flat(training.schedule, catalog.schedules),
                     "augment": _filled_flat(training.augment, catalog.augments),
+                    "label_smoothing": _label_smoothing(spec, catalog),
                 }
             ),
             "evaluation": spec.evaluation.model_copy(update={"metric": _metric(spec, catalog)}),
@@ -256,6 +258,26 @@ def _training_problems(spec: JobSpec) -> Iterator[Problem]:
         )
 
 
+def _kind_of_training_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
+    """What only some tasks can be trained with: mixed images, smooth labels, an augment for their samples."""
+    task, training = _entry(catalog.tasks, spec.task.name), spec.training
+    if task is None:
+        return
+    for name in () if task.mixes else ("mixup", "cutmix"):
+        if getattr(training, name):
+            message = f"{name} mixes labels of whole images, which {task.name} has not; 0 would do"
+            yield Problem(f"/training/{name}", "wrong_task", message, actual=getattr(training, name), fixes=[0])
+    if task.label_smoothing is None and training.label_smoothing not in ("auto", 0):
+        message = f"label_smoothing is not for {task.name}; auto or 0 would do"
+        actual = training.label_smoothing
+        yield Problem("/training/label_smoothing", "wrong_task", message, actual=actual, fixes=["auto", 0])
+    augment = _entry(catalog.augments, training.augment.name)
+    if augment and task.name not in augment.tasks:
+        fitting = sorted(each.name for each in catalog.augments if task.name in each.tasks)
+        message = f"{augment.name} is for {' and '.join(augment.tasks)}, not for {task.name}; {', '.join(fitting)} are"
+        yield Problem("/training/augment/name", "wrong_task", message, allowed=fitting)
+
+
 def _metric_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
     task, asked = _entry(catalog.tasks, spec.task.name), spec.evaluation.metric
     known = task.metrics if task else []
@@ -278,6 +300,11 @@ def _gpu_problems(spec: JobSpec, most_gpus: int) -> Iterator[Problem]:
 def _metric(spec: JobSpec, catalog: Catalog) -> str:
     task = _entry(catalog.tasks, spec.task.name)
     return task.metrics[0] if task and spec.evaluation.metric == "auto" else spec.evaluation.metric
+
+
+def _label_smoothing(spec: JobSpec, catalog: Catalog) -> float | str:
+    task, asked = _entry(catalog.tasks, spec.task.name), spec.training.label_smoothing
+    return (task.label_smoothing or 0.0) if task and asked == "auto" else asked
 
 
 def _filled(choice: Choice, entries: Sequence[Entry]) -> Choice:

@@ -127,7 +127,9 @@ class Training(Part):
         "weights", description="`weights` spares norms, biases, alpha and beta"
     )
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    label_smoothing: Auto | Annotated[float, Field(ge=0, lt=1)] = Field(
+        "auto", description="auto is 0.1 for classification, else 0"
+    )
     seed: int = Field(0, ge=0, le=2**32 - 1)
     clip_norm: float | None = Field(None, gt=0, le=1e9)
     ema: Ema | None = None

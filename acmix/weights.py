@@ -1,6 +1,6 @@
 """Weights to start from: what of a file has a place in a model, and the model that starts with it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from acmix import pretrained
 from acmix.errors import CheckpointIncompatible, WeightsMissing, nearest
 from acmix.events import Event, progress, warning
-from acmix.model import build
+from acmix.model import build, trunk_of
 from acmix.spec import Backbone, Swap
 from acmix.swap import swap
 
@@ -80,12 +80,22 @@ def start(
     swaps: Sequence[Swap | Mapping[str, Any]],
     weights: Mapping[str, Tensor],
     *,
-    num_classes: int,
+    num_classes: int | None,
     image_px: int,
+    around: Callable[[nn.Module], nn.Module] | None = None,
 ) -> tuple[nn.Module, Fit]:
-    """The model of a spec with every tensor of `weights` that has a place in it; see `load`."""
-    model = build(backbone, num_classes=num_classes, image_px=image_px)
-    return model, load(model, weights, swaps)
+    """The model of a spec with every tensor of `weights` that has a place in it; see `load`.
+
+    With `around`, which puts a head on the backbone, the weights may be a backbone's or a whole model's, and give what
+    they hold of either.
+    """
+    backbone_alone = build(backbone, num_classes=num_classes, image_px=image_px)
+    trunk = trunk_of(backbone_alone)
+    fit = load(trunk, _without_prefix(trunk, weights), swaps)
+    if around is None:
+        return backbone_alone, fit
+    model = around(backbone_alone)
+    return (model, fit) if model is trunk else (model, _load_head(model, trunk, weights))
 
 
 def load(model: nn.Module, weights: Mapping[str, Tensor], swaps: Sequence[Swap | Mapping[str, Any]] = ()) -> Fit:
@@ -104,6 +114,32 @@ def load(model: nn.Module, weights: Mapping[str, Tensor], swaps: Sequence[Swap |
     after = _fit(model, weights)
     _copy(model, weights, after)
     return after
+
+
+def _without_prefix(trunk: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The weights under the names that they have in a backbone, where a file holds it as a part of a whole model."""
+    if not any(name in weights for name in trunk.state_dict()):
+        for prefix in _prefixes(trunk, weights):
+            return {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
+    return weights
+
+
+def _prefixes(trunk: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[str]:
+    """What stands before a name of the backbone's in a file."""
+    first = next(name for name, each in trunk.state_dict().items() if each.ndim >= 2)
+    yield from (name.removesuffix(first) for name in weights if name.endswith(f".{first}"))
+
+
+def _load_head(model: nn.Module, trunk: nn.Module, weights: Mapping[str, Tensor]) -> Fit:
+    """Load what fits a whole model by its own names; its backbone has its weights already."""
+    ready = {name: each for name, each in weights.items() if name in model.state_dict()}
+    _copy(model, ready, _fit(model, ready))
+    loaded = {f"{_prefix_of(model, trunk)}{name}": each for name, each in _without_prefix(trunk, weights).items()}
+    return _fit(model, {**loaded, **ready})
+
+
+def _prefix_of(model: nn.Module, trunk: nn.Module) -> str:
+    return next(f"{name}." for name, module in model.named_modules() if module is trunk)
 
 
 def told(fit: Fit, source: str) -> list[Event]:

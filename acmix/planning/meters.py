@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from acmix.model import trunk_of
 from acmix.planning.hollow import storage_bytes, storage_key
 
 _aten = torch.ops.aten
@@ -30,7 +31,8 @@ class LayerMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str], lasting: Iterable[Tensor]) -> None:
-        """`lasting` are kept anyway and not counted."""
+        """`layers` by their names in the backbone; `lasting` are kept anyway and not counted."""
+        trunk = trunk_of(model)
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.macs = 0
         self.layer_macs: Counter[str] = Counter()
@@ -38,7 +40,7 @@ class LayerMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         self._kept_bytes: dict[int, int] = {}  # by storage
         self._layer_kept_bytes: defaultdict[str, dict[int, int]] = defaultdict(dict)
         self._lasting = {storage_key(each) for each in lasting}
-        self._layers: Mapping[nn.Module, str] = {model.get_submodule(name): name for name in layers}
+        self._layers: Mapping[nn.Module, str] = {trunk.get_submodule(name): name for name in layers}
         self._places: list[tuple[str | None, bool]] = [(None, False)]  # innermost last: layer, whether it declares
         for module in model.modules():
             if module in self._layers or hasattr(module, "macs"):

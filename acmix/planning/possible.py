@@ -15,6 +15,7 @@ from acmix.plan_request import IMAGE_SIZE
 from acmix.planning import sizes
 from acmix.planning.sizes import StepSize
 from acmix.spec import JobSpec, Swap, pointer
+from acmix.training.run import task_of
 from acmix.uncompiled import on_meta
 
 MAX_REASON_CHARACTERS = 300
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def plain(job: JobSpec, *, num_classes: int, image_px: int) -> nn.Module:
-    """The backbone without swaps, on the meta device."""
+    """The model without swaps, on the meta device."""
     unswapped = _with_swaps(job, [])
     try:
         return _built(unswapped, num_classes, image_px)
@@ -73,8 +74,10 @@ def _with_swaps(job: JobSpec, swaps: list[Swap]) -> JobSpec:
 
 
 def _built(job: JobSpec, num_classes: int, image_px: int) -> nn.Module:
+    task = task_of(job, [str(number) for number in range(num_classes)])
     with on_meta():
-        return build(job.backbone, job.swaps, num_classes=num_classes, image_px=image_px)
+        backbone = build(job.backbone, job.swaps, num_classes=task.num_outputs, image_px=image_px)
+        return task.model(backbone, image_px)
 
 
 def _invalid(at: str, error: AcmixError) -> SpecInvalid:
@@ -144,7 +147,8 @@ def _candidates(image_px: int) -> list[int]:
 
 def _runs(job: JobSpec, num_classes: int, image_px: int, *, images: int) -> bool:
     try:
-        sizes.forward(_built(job, num_classes, image_px), images=images, image_px=image_px)
+        model = _built(job, num_classes, image_px)
+        sizes.forward(model, job, num_classes=num_classes, images=images, image_px=image_px)
     except Exception:  # whatever a backbone from elsewhere raises
         return False
     return True

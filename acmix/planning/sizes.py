@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from acmix import registry
+from acmix.model import trunk_of
 from acmix.planning.hollow import HollowMode
 from acmix.planning.meters import LayerMeter
 from acmix.spec import JobSpec
-from acmix.tasks._contract import Batch, Task
 from acmix.training import optimizer
+from acmix.training.run import task_of
 
 # What a step makes and frees leaves holes in the allocator, which what comes next does not fit. How much is measured,
 # not derived: with glibc's, python -m benchmarks.memory finds 0.45 to 0.72 of the passing bytes for ResNets; single
@@ -67,20 +67,21 @@ def measure(model: nn.Module, job: JobSpec, *, num_classes: int, image_px: int, 
     """Sizes under the job's task, batch size, optimizer, precision and moving average.
 
     The model must have been built on the meta device, and is of no use afterwards. `layers` are those whose own sizes
-    are wanted. Whatever the model raises comes through.
+    are wanted, by their names in the backbone. Whatever the model raises comes through.
     """
     training = job.training
-    task = _task(job, num_classes)
+    task = task_of(job, [str(number) for number in range(num_classes)])
     with HollowMode():
         _make_hollow(model)
-        batch = _batch(job, task.num_outputs, image_px)
-    lasting = [*model.parameters(), *model.buffers(), *batch]
+        batch = task.made_up(training.batch_size, image_px, mixed=bool(training.mixup or training.cutmix))
+    of_batch = [each for each in batch if isinstance(each, Tensor)]
+    lasting = [*model.parameters(), *model.buffers(), *of_batch]
     meter = LayerMeter(model.train(), layers, lasting)
     with HollowMode(lasting) as living:
         if training.accumulate_batches > 1:
             _set_gradients(model)  # those of the batches before
         with meter, saved_tensors_hooks(meter.keep, _unchanged), _autocast(job):
-            loss, _ = task.step(model, batch)
+            loss = task.rehearse(model, batch)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     state_bytes, temporary_bytes = _optimizer_bytes(model, job)
     weight_bytes = _bytes((*model.parameters(), *model.buffers())) * (1 if training.ema is None else 2)
@@ -90,16 +91,17 @@ def measure(model: nn.Module, job: JobSpec, *, num_classes: int, image_px: int, 
         params=_params(model),
         macs=meter.macs // training.batch_size,
         activation_bytes=meter.kept_bytes,
-        lasting_bytes=weight_bytes + state_bytes + _bytes(batch) * training.accumulate_batches,
+        lasting_bytes=weight_bytes + state_bytes + _bytes(of_batch) * training.accumulate_batches,
         passing_bytes=max(living.most_bytes, gradient_bytes + temporary_bytes),
     )
 
 
-def forward(model: nn.Module, *, images: int, image_px: int) -> None:
+def forward(model: nn.Module, job: JobSpec, *, num_classes: int, images: int, image_px: int) -> None:
     """One forward pass in training mode, for what it may raise; the model as in `measure`."""
+    task = task_of(job, [str(number) for number in range(num_classes)])
     with HollowMode(), torch.no_grad():
         _make_hollow(model)
-        model.train()(torch.empty(images, 3, image_px, image_px))
+        task.rehearse(model.train(), task.made_up(images, image_px, mixed=False))
 
 
 def _make_hollow(model: nn.Module) -> None:
@@ -116,21 +118,6 @@ def _make_hollow(model: nn.Module) -> None:
 def _hollow(tensor: Tensor) -> Tensor:
     hollow = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
     return nn.Parameter(hollow, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else hollow
-
-
-def _task(job: JobSpec, num_classes: int) -> Task:
-    entry = registry.get("tasks", job.task.name)
-    options = registry.check_options(entry, job.task.options, where=f"task {job.task.name}")
-    task: Task = entry([str(number) for number in range(num_classes)], job.training.label_smoothing, **options)
-    return task
-
-
-def _batch(job: JobSpec, num_outputs: int, image_px: int) -> Batch:
-    training = job.training
-    images_B3HW = torch.empty(training.batch_size, 3, image_px, image_px)
-    if training.mixup or training.cutmix:
-        return images_B3HW, torch.empty(training.batch_size, num_outputs)
-    return images_B3HW, torch.empty(training.batch_size, dtype=torch.int64)
 
 
 def _autocast(job: JobSpec) -> Any:
@@ -162,7 +149,7 @@ def _optimizer_bytes(model: nn.Module, job: JobSpec) -> tuple[int, int]:
 
 def _layer(model: nn.Module, name: str, meter: LayerMeter, batch_size: int) -> LayerSize:
     return LayerSize(
-        params=_params(model.get_submodule(name)),
+        params=_params(trunk_of(model).get_submodule(name)),
         macs=meter.layer_macs[name] // batch_size,
         activation_bytes=meter.layer_kept_bytes(name),
         input_shape=tuple(meter.input_shapes.get(name, ())),

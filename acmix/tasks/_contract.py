@@ -1,4 +1,4 @@
-"""What the training loop asks of a task."""
+"""What training, evaluation and plans ask of a task."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,10 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-Batch = tuple[Tensor, Tensor]
+from acmix.datasets._contract import Dataset
+from acmix.spec import FlatChoice
+
+Batch = tuple[Any, Any]  # images and their targets, of one tensor or a list of tensors or dictionaries of them
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,14 @@ class Evaluation:
     samples: int
 
 
+class Transform(Protocol):
+    """From a data set's samples to a batch; what loader workers run."""
+
+    def collate(self, samples: Sequence[tuple[Tensor, Any]], seeds: Sequence[int]) -> Batch:
+        """A batch of samples, every random number from the seed that comes with its sample."""
+        ...
+
+
 class Task(Protocol):
     """A class with a `name` in acmix/tasks. Constructed with (classes, label_smoothing, *, options).
 
@@ -28,11 +39,33 @@ class Task(Protocol):
 
     name: ClassVar[str]
     metrics: ClassVar[Sequence[str]]
+    label_smoothing: ClassVar[float | None]  # what `auto` stands for; None where there is none
+    mixes: ClassVar[bool]  # whether images can be mixed by mixup and cutmix
 
     @property
-    def num_outputs(self) -> int: ...
+    def num_outputs(self) -> int | None:
+        """Classes of the backbone's own classifier; None where the task stands on its feature maps."""
+        ...
 
-    def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def model(self, backbone: nn.Module, image_px: int) -> nn.Module:
+        """The backbone with what the task puts on it, drawn from torch's global generator."""
+        ...
+
+    def transforms(self, dataset: Dataset, augment: FlatChoice) -> tuple[Transform, Transform]:
+        """For training and for evaluation; NameNotFound and OptionInvalid say what there is."""
+        ...
+
+    def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to descend, and what a training step shows: 0-d tensors, left on the device."""
+        ...
+
+    def made_up(self, images: int, image_px: int, *, mixed: bool) -> Batch:
+        """A batch in the shapes of a training one, its numbers of no meaning; `mixed` as mixup makes it."""
+        ...
+
+    def rehearse(self, model: nn.Module, batch: Batch) -> Tensor:
+        """A loss of made-up images by what a training step computes, in shapes that no number decides: for plans."""
+        ...
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation: ...
 

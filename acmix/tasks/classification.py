@@ -9,22 +9,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from acmix.tasks._contract import Batch, Evaluation
+from acmix.datasets._contract import Dataset
+from acmix.spec import FlatChoice
+from acmix.tasks._contract import Batch, Evaluation, Transform
 
 
 class Classification:
     """One label an image: cross-entropy, accuracy, per-class recall and precision, confusion matrix."""
 
     name: ClassVar[str] = "classification"
+    label_smoothing = 0.1
+    mixes = True
     metrics: ClassVar[Sequence[str]] = ("accuracy", "top5_accuracy", "loss")
 
     def __init__(self, classes: Sequence[str], label_smoothing: float) -> None:
         self.classes = list(classes)
-        self.label_smoothing = label_smoothing
+        self.smoothing = label_smoothing
 
     @property
     def num_outputs(self) -> int:
         return len(self.classes)
+
+    def model(self, backbone: nn.Module, image_px: int) -> nn.Module:  # noqa: ARG002  # the contract's
+        """The backbone itself."""
+        return backbone
+
+    def transforms(self, dataset: Dataset, augment: FlatChoice) -> tuple[Transform, Transform]:
+        from acmix.training.augment import evaluation_transform, training_transform
+
+        return training_transform(dataset, augment), evaluation_transform(dataset)
 
     def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to descend and what a training step shows: 0-d tensors, left on the device.
@@ -33,10 +46,17 @@ class Classification:
         """
         images, labels = batch
         logits_BC = model(images).float()
-        loss = F.cross_entropy(logits_BC, labels, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits_BC, labels, label_smoothing=self.smoothing)
         labels_B = labels if labels.ndim == 1 else labels.argmax(dim=1)
         accuracy = (logits_BC.detach().argmax(dim=1) == labels_B).float().mean()
         return loss, {"loss": loss.detach(), "accuracy": accuracy}
+
+    def made_up(self, images: int, image_px: int, *, mixed: bool) -> Batch:
+        labels = torch.empty(images, len(self.classes)) if mixed else torch.empty(images, dtype=torch.int64)
+        return torch.empty(images, 3, image_px, image_px), labels
+
+    def rehearse(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.step(model, batch)[0]
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Metrics over every sample once. The loss is plain cross-entropy, whatever the label smoothing."""

@@ -42,6 +42,11 @@ class ImageTransform:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def collate(self, samples: Sequence[tuple[Tensor, int]], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Images, float32 (B, 3, image_px, image_px), and labels, int64 (B,)."""
+        images, labels = zip(*samples, strict=True)
+        return self.batch(images, seeds), torch.tensor(labels)
+
     def __call__(self, image: Tensor, seed: int = 0) -> Tensor:
         """One image: uint8 (3, H, W) -> float32 (3, image_px, image_px)."""
         return self.batch([image], [seed])[0]
@@ -51,7 +56,7 @@ class ImageTransform:
         for number, step in enumerate(self.steps):
             images = step(images, [(seed + number * _STRIDE) % SEEDS for seed in seeds])
         images_B3HW = torch.stack(list(images)).float()
-        return images_B3HW.sub_(_column(self.mean)).div_(_column(self.std))
+        return images_B3HW.sub_(column(self.mean)).div_(column(self.std))
 
 
 def training_transform(dataset: Dataset, augment: FlatChoice) -> ImageTransform:
@@ -196,6 +201,6 @@ def _erasing(dataset: Dataset, probability: float) -> Steps:
     return (EachImage((v2.RandomErasing(probability, value=[255 * mean for mean in dataset.mean]),)),)
 
 
-def _column(values: Sequence[float]) -> Tensor:
+def column(values: Sequence[float]) -> Tensor:
     """Of 0..1 per channel, the same on the scale of uint8, (3, 1, 1)."""
     return torch.tensor(values).mul(255).view(-1, 1, 1)

@@ -18,15 +18,14 @@ from torch import Tensor
 from acmix import tether
 from acmix.datasets._contract import Split
 from acmix.errors import AcmixError
-from acmix.training.augment import SEEDS, ImageTransform
+from acmix.tasks._contract import Batch, Transform
+from acmix.training.augment import SEEDS
 from acmix.training.mixing import Mixing
-
-Batch = tuple[Tensor, Tensor]
 
 
 def training_batches(
     split: Split,
-    transform: ImageTransform,
+    transform: Transform,
     *,
     batch_size: int,
     seed: int,
@@ -37,9 +36,10 @@ def training_batches(
     pin_memory: bool = False,
     mixing: Mixing | None = None,
 ) -> Iterator[Batch]:
-    """The epoch's images, float32 (B, 3, H, W), and labels, int64 (B,), from `start_batch` on.
+    """The epoch's batches from `start_batch` on, as the transform makes them.
 
-    With `mixing`, labels are the share of every class, float32 (B, C).
+    Of classification images, float32 (B, 3, H, W), and labels, int64 (B,); with `mixing`, labels are the share of
+    every class, float32 (B, C).
 
     The same whatever `loader_workers` and wherever a run resumed; the random state of the caller is neither used
     nor changed. Loader workers end with the iterator. What a worker raises of our errors is raised here as it was.
@@ -54,13 +54,13 @@ def training_batches(
 
 def evaluation_batches(
     split: Split,
-    transform: ImageTransform,
+    transform: Transform,
     *,
     batch_size: int,
     loader_workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """All images and labels, in the split's order; shapes as in training_batches."""
+    """All samples, in the split's order; shapes as in training_batches."""
     order = torch.arange(len(split))
     image_seeds = torch.zeros_like(order)
     return _load(_Batches(split, transform, order, image_seeds, batch_size), loader_workers, pin_memory=pin_memory)
@@ -83,7 +83,7 @@ class _Batches(torch.utils.data.Dataset[Batch | AcmixError]):
     def __init__(
         self,
         split: Split,
-        transform: ImageTransform,
+        transform: Transform,
         order: Tensor,
         image_seeds: Tensor,
         batch_size: int,
@@ -103,9 +103,8 @@ class _Batches(torch.utils.data.Dataset[Batch | AcmixError]):
         """The batch, or the error in its place: the loader would rewrite one that is raised."""
         indices = self.order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
         try:
-            images, labels = zip(*(self.split[index] for index in indices), strict=True)
             seeds = self.image_seeds[indices].tolist()
-            batch = self.transform.batch(images, seeds), torch.tensor(labels)
+            batch = self.transform.collate([self.split[index] for index in indices], seeds)
             return self.mixing(*batch, seeds[0]) if self.mixing else batch
         except AcmixError as error:
             return error

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from acmix import events
-from acmix.errors import DiskFull, Diverged
+from acmix.datasets._contract import SplitName
+from acmix.errors import DiskFull, Diverged, OptionInvalid
 from acmix.events import Event
 from acmix.mixers import ACmixLayer
 from acmix.spec import JobSpec
@@ -32,7 +33,7 @@ class Stopped(Exception):
 
 @dataclass
 class Run:
-    """What the loop works with. `training` and `validation` give batches; `metric` is what best is chosen by."""
+    """What the loop works with. `training` and `judging` give batches; `metric` is what best is chosen by."""
 
     spec: JobSpec
     folder: Path
@@ -41,7 +42,7 @@ class Run:
     layers: dict[str, ACmixLayer]
     device: torch.device
     training: BatchesFrom
-    validation: Callable[[], Iterator[Batch]]
+    judging: Callable[[SplitName], Iterator[Batch]]
     batches_an_epoch: int
     metric: str
     stop_requested: Callable[[], bool]
@@ -74,13 +75,17 @@ def train(run: Run) -> Iterator[Event]:
         yield from _train_epoch(run)
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    images, labels = batch
-    return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Every tensor of a batch, in lists and dictionaries too, on the device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {name: to_device(each, device) for name, each in batch.items()}
+    return type(batch)(to_device(each, device) for each in batch)
 
 
-def evaluate(run: Run, model: nn.Module, batches: Iterator[Batch], *, split: str) -> Evaluation:
-    """The task's metrics of a model in evaluation mode, under the spec's precision; leaves its mode as it was.
+def evaluate(run: Run, model: nn.Module, split: SplitName) -> Evaluation:
+    """The task's metrics of a model on a split, in evaluation mode and the spec's precision; leaves its mode as it was.
 
     Raises:
         Diverged: a metric is not finite.
@@ -89,7 +94,7 @@ def evaluate(run: Run, model: nn.Module, batches: Iterator[Batch], *, split: str
     model.eval()
     try:
         with torch.no_grad(), autocast(run):
-            evaluation = run.task.evaluate(model, _until_stopped(run, batches))
+            evaluation = run.task.evaluate(model, _until_stopped(run, run.judging(split)))
     finally:
         model.train(was_training)
     for name, value in evaluation.metrics.items():
@@ -261,17 +266,25 @@ def _evaluate(run: Run) -> Iterator[Event]:
         "evaluating", epoch=state.epoch, epochs=run.spec.training.epochs, step=state.step, steps=run.last_step
     )
     try:
-        evaluation = evaluate(run, state.judged, run.validation(), split="val")
+        evaluation = evaluate(run, state.judged, "val")
     except Stopped:
         yield from _save(run, "stop", must=True)
         raise
-    value = evaluation.metrics[run.metric]
+    value = _judged_by(run, evaluation)
     best = is_better(run.metric, value, state.best["value"] if state.best else None)
     state.evaluated, state.metrics = state.epoch, {f"val/{name}": figure for name, figure in evaluation.metrics.items()}
     if best:
         state.best = {"metric": run.metric, "value": value, "epoch": state.epoch, "step": state.step}
     yield events.metrics([state.step], {name: [figure] for name, figure in state.metrics.items()}, epoch=state.epoch)
     yield evaluation_event(run, evaluation, split="val", best=best)
+
+
+def _judged_by(run: Run, evaluation: Evaluation) -> float:
+    """The value of the metric that best is chosen by. It may have none: no object of val may be of some size."""
+    if run.metric not in evaluation.metrics:
+        has = ", ".join(evaluation.metrics)
+        raise OptionInvalid(f"evaluation.metric={run.metric} has no value on val here; these have: {has}")
+    return evaluation.metrics[run.metric]
 
 
 def _until_stopped(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from acmix.errors import OptionInvalid
 from acmix.spec import Training
+from acmix.tasks._contract import Task
 
 _SALT = 0x85EBCA6B  # lest a batch draw like its first image
 
@@ -35,8 +37,10 @@ class Mixing:
         return mixed
 
 
-def mixing_of(training: Training, num_classes: int) -> Mixing | None:
-    """What a spec asks for; None where it mixes nothing."""
+def mixing_of(training: Training, task: Task) -> Mixing | None:
+    """What a spec asks for; None where it mixes nothing. OptionInvalid where the task has no labels to mix."""
     if not (training.mixup or training.cutmix):
         return None
-    return Mixing(training.mixup, training.cutmix, num_classes)
+    if task.num_outputs is None:
+        raise OptionInvalid(f"mixup and cutmix mix labels of whole images, which {task.name} has not; 0 would do")
+    return Mixing(training.mixup, training.cutmix, task.num_outputs)

@@ -3,7 +3,7 @@
 import math
 import platform
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from acmix.errors import (
     unknown_name,
 )
 from acmix.events import Event
-from acmix.model import build
+from acmix.model import build, trunk_of
 from acmix.spec import Choice, JobSpec
 from acmix.tasks._contract import Task
-from acmix.training import augment, checkpoint, data, loop, optimizer, schedule
+from acmix.training import checkpoint, data, loop, optimizer, schedule
 from acmix.training.loop import Run, Stopped
 from acmix.training.mixing import mixing_of
 from acmix.training.state import State, seed_everything
@@ -98,9 +98,10 @@ def _run(
         yield events.warning(fault.code, f"{fault}; the checkpoint before it is used")
     yield events.progress("preparing")
     torch.set_deterministic_debug_mode("warn")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
     seed_everything(spec.training.seed)
     given = None if resume else weights.of(spec.backbone, weights_file, data_root=data_root)
-    setup, dataset, fit = _prepare(spec, folder, data_root, given, device, stop)
+    setup, fit = _prepare(spec, folder, data_root, given, device, stop)
     if fit:
         yield from weights.told(fit, spec.backbone.weights or str(weights_file))
     if stop.is_set():
@@ -109,7 +110,7 @@ def _run(
         setup.state.restore(checkpoint.load_weights(resume), checkpoint.load_state(resume))
         _check_position(setup)
     yield from loop.train(setup)
-    yield from _final(setup, dataset)
+    yield from _final(setup)
     yield events.status("succeeded", f"trained {spec.training.epochs} epochs")
 
 
@@ -154,44 +155,66 @@ def _prepare(
     given: Mapping[str, torch.Tensor] | None,
     device: torch.device,
     stop: threading.Event,
-) -> tuple[Run, Any, weights.Fit | None]:
-    """Data, model, optimizer and all else the loop needs, from the spec; the data set; and what of `given` fits."""
+) -> tuple[Run, weights.Fit | None]:
+    """Data, model, optimizer and all else the loop needs, from the spec; and what of `given` fits."""
     training, pinned = spec.training, device.type == "cuda"
     dataset = _made("datasets", spec.dataset, data_root)
-    task: Task = _made("tasks", spec.task, dataset.classes, training.label_smoothing)
-    sizes = {"num_classes": task.num_outputs, "image_px": dataset.image_px}
-    if given is None:
-        model, fit = build(spec.backbone, spec.swaps, **sizes), None
-    else:
-        model, fit = weights.start(spec.backbone, spec.swaps, given, **sizes)
+    task = task_of(spec, dataset.classes)
+    training_transform, evaluation_transform = task.transforms(dataset, training.augment)
+    model, fit = _model(spec, task, dataset.image_px, given)
     model.to(device)
-    train_split, val_split = dataset.split("train"), dataset.split("val")
+    train_split = dataset.split("train")
     batches = data.batches_an_epoch(len(train_split), training.batch_size, training.limit_train_batches)
     train_on = partial(
         data.training_batches,
         train_split,
-        augment.training_transform(dataset, training.augment),
+        training_transform,
         batch_size=training.batch_size,
         seed=training.seed,
         limit_batches=training.limit_train_batches,
         loader_workers=_loader_workers(spec, dataset),
         pin_memory=pinned,
-        mixing=mixing_of(training, task.num_outputs),
+        mixing=mixing_of(training, task),
     )
     setup = Run(
         spec=spec,
         folder=folder,
         task=task,
         state=_state(spec, model, math.ceil(batches / training.accumulate_batches), device),
-        layers=mixers.layers_of(model),
+        layers=mixers.layers_of(trunk_of(model)),
         device=device,
         training=lambda epoch, first: train_on(epoch=epoch, start_batch=first),
-        validation=lambda: _evaluation_batches(spec, dataset, val_split, pinned=pinned),
+        judging=lambda split: data.evaluation_batches(
+            dataset.split(split),
+            evaluation_transform,
+            batch_size=training.batch_size,
+            loader_workers=_loader_workers(spec, dataset),
+            pin_memory=pinned,
+        ),
         batches_an_epoch=batches,
         metric=_metric(spec, task),
         stop_requested=stop.is_set,
     )
-    return setup, dataset, fit
+    return setup, fit
+
+
+def _model(
+    spec: JobSpec, task: Task, image_px: int, given: Mapping[str, torch.Tensor] | None
+) -> tuple[torch.nn.Module, weights.Fit | None]:
+    """The spec's model, and what of the weights that it starts from fits it."""
+    outputs, around = task.num_outputs, partial(task.model, image_px=image_px)
+    if given is None:
+        return around(build(spec.backbone, spec.swaps, num_classes=outputs, image_px=image_px)), None
+    return weights.start(spec.backbone, spec.swaps, given, num_classes=outputs, image_px=image_px, around=around)
+
+
+def task_of(spec: JobSpec, classes: Sequence[str]) -> Task:
+    """The spec's task, with the label smoothing that `auto` stands for."""
+    smoothing = spec.training.label_smoothing
+    if smoothing == "auto":
+        smoothing = registry.get("tasks", spec.task.name).label_smoothing
+    task: Task = _made("tasks", spec.task, classes, smoothing or 0.0)
+    return task
 
 
 def _made(folder: registry.Folder, choice: Choice, *given: Any) -> Any:
@@ -210,16 +233,6 @@ def _state(spec: JobSpec, model: torch.nn.Module, steps_an_epoch: int, device: t
         schedule=schedule.build(descent, training.schedule, epochs=training.epochs, steps_an_epoch=steps_an_epoch),
         scaler=torch.amp.GradScaler(device.type, enabled=training.precision == "fp16"),
         average=_average(model, spec),
-    )
-
-
-def _evaluation_batches(spec: JobSpec, dataset: Any, split: Any, *, pinned: bool) -> Iterator[Any]:
-    return data.evaluation_batches(
-        split,
-        augment.evaluation_transform(dataset),
-        batch_size=spec.training.batch_size,
-        loader_workers=_loader_workers(spec, dataset),
-        pin_memory=pinned,
     )
 
 
@@ -245,7 +258,7 @@ def _metric(spec: JobSpec, task: Task) -> str:
     return metric
 
 
-def _final(setup: Run, dataset: Any) -> Iterator[Event]:
+def _final(setup: Run) -> Iterator[Event]:
     """Evaluate the best checkpoint on test."""
     state = setup.state
     chosen, fault = _best_whole(setup)
@@ -253,8 +266,7 @@ def _final(setup: Run, dataset: Any) -> Iterator[Event]:
         yield events.warning(fault.code, f"{fault}; step {chosen.step} is tested in its place")
     state.judged.load_state_dict(checkpoint.load_weights(chosen))
     yield events.progress("testing", epoch=state.epoch, epochs=state.epoch, step=state.step, steps=setup.last_step)
-    batches = _evaluation_batches(setup.spec, dataset, dataset.split("test"), pinned=setup.device.type == "cuda")
-    evaluation = loop.evaluate(setup, state.judged, batches, split="test")
+    evaluation = loop.evaluate(setup, state.judged, "test")
     yield events.metrics(
         [state.step], {f"test/{name}": [value] for name, value in evaluation.metrics.items()}, epoch=state.epoch
     )

@@ -2,7 +2,17 @@
 
 from typing import Any
 
-from acmix.catalog import BackboneEntry, Catalog, DatasetEntry, Entry, MixerEntry, MixerForm, SlotPattern, TaskEntry
+from acmix.catalog import (
+    AugmentEntry,
+    BackboneEntry,
+    Catalog,
+    DatasetEntry,
+    Entry,
+    MixerEntry,
+    MixerForm,
+    SlotPattern,
+    TaskEntry,
+)
 
 ODD = {"type": "integer", "minimum": 1, "maximum": 63, "not": {"multipleOf": 2}}
 
@@ -38,8 +48,8 @@ def catalog() -> Catalog:
             ),
         ],
         augments=[
-            Entry(name="default", description="What suits the data set", options=_options()),
-            Entry(name="crop", description="Random crops", options=_options(padding_px=PADDING, fill=FILL)),
+            AugmentEntry(name="default", description="What suits the data set", options=_options()),
+            AugmentEntry(name="crop", description="Random crops", options=_options(padding_px=PADDING, fill=FILL)),
         ],
     )
 

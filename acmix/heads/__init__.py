@@ -1,0 +1,1 @@
+"""Heads of detection and segmentation: what stands on a backbone's feature pyramid."""

@@ -1,0 +1,73 @@
+"""The feature pyramid network between a backbone and a detector, as torchvision's detectors want it."""
+
+# Shapes: B batch, C channels, H W map
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops.feature_pyramid_network import (
+    ExtraFPNBlock,
+    FeaturePyramidNetwork,
+    LastLevelMaxPool,
+    LastLevelP6P7,
+)
+
+from acmix.backbones._pyramid import FeaturePyramid
+
+LONGEST_RATIO = 1333 / 800  # the long side of a resized image over the short side it is resized to, at most
+
+
+class Neck(nn.Module):
+    """A backbone and a feature pyramid network: maps by name, all of `out_channels`, each half of the one before."""
+
+    def __init__(self, body: FeaturePyramid, channels: int, *, first: int, extra: ExtraFPNBlock, extras: int) -> None:
+        """`first` of the backbone's maps is the finest used; `extra` adds `extras` coarser ones."""
+        super().__init__()
+        assert isinstance(body, nn.Module)
+        self.body = body
+        self.first = first
+        self.fpn = FeaturePyramidNetwork(list(body.feature_channels[first:]), channels, extra)
+        self.out_channels = channels
+        finest = body.feature_strides[first]
+        self.strides = [finest * 2**level for level in range(len(body.feature_strides) - first + extras)]
+
+    @property
+    def trunk(self) -> nn.Module:
+        return self.body
+
+    def forward(self, images_B3HW: Tensor) -> dict[str, Tensor]:
+        """The maps, (B, out_channels, H, W) each, finest first."""
+        maps = self.body(images_B3HW)[self.first :]
+        fused: dict[str, Tensor] = self.fpn({str(level): each for level, each in enumerate(maps)})
+        return fused
+
+
+def neck_of_boxes(body: FeaturePyramid, channels: int) -> Neck:
+    """All four maps and a fifth by pooling: strides 4 to 64. Source: Lin et al., CVPR 2017."""
+    return Neck(body, channels, first=0, extra=LastLevelMaxPool(), extras=1)
+
+
+def neck_of_anchors(body: FeaturePyramid, channels: int) -> Neck:
+    """Three maps and two more by strided convolutions: strides 8 to 128. Source: Lin et al., ICCV 2017."""
+    return Neck(body, channels, first=1, extra=LastLevelP6P7(body.feature_channels[-1], channels), extras=2)
+
+
+class Resize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision ships no types
+    """torchvision's: judged images are resized and their detections put back; trained ones come as they shall be."""
+
+    def __init__(self, image_px: int) -> None:
+        """`image_px` is the short side; images are normalised before they come here."""
+        super().__init__(image_px, round(image_px * LONGEST_RATIO), [0.0] * 3, [1.0] * 3)
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
+        if self.training:
+            return image, target
+        resized: tuple[Tensor, Any] = super().resize(image, target)
+        return resized
+
+
+def anchor_sizes(strides: Sequence[int], of_stride: Sequence[float]) -> tuple[tuple[float, ...], ...]:
+    """Sides of the anchors of each map in pixels: these multiples of its stride."""
+    return tuple(tuple(stride * factor for factor in of_stride) for stride in strides)

@@ -1,0 +1,136 @@
+"""Detection: boxes of objects, and their masks where the head makes them."""
+
+# Shapes: N objects of an image, H W image
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from acmix.datasets._contract import Dataset
+from acmix.errors import OptionInvalid
+from acmix.spec import FlatChoice
+from acmix.tasks._coco import FIGURES, CocoScore
+from acmix.tasks._contract import Batch, Evaluation, Transform
+
+Channels = Annotated[int, Field(ge=8, le=1024, description="of the pyramid network and, in proportion, of the head")]
+
+
+class Detection:
+    """Boxes of objects, and their masks with a head that makes them; judged as COCO does.
+
+    The backbone is a feature pyramid (strides 4 to 32) under torchvision's RetinaNet or Mask R-CNN, or under a
+    cascade of three box and mask stages. Crowds are not trained on, and forgiving when judged.
+    """
+
+    name: ClassVar[str] = "detection"
+    label_smoothing = None
+    mixes = False
+    metrics: ClassVar[Sequence[str]] = tuple(f"{kind}_{figure}" for kind in ("box", "mask") for figure in FIGURES)
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        label_smoothing: float,  # noqa: ARG002  # the contract's; there is none in detection
+        *,
+        head: Literal["retinanet", "mask_rcnn", "cascade_mask_rcnn"] = "retinanet",
+        channels: Channels = 256,
+        proposals: Annotated[
+            int, Field(ge=10, le=10_000, description="regions an image that the first of two stages proposes")
+        ] = 1000,
+        regions: Annotated[int, Field(ge=8, le=4096, description="of them, those that are trained on")] = 512,
+        box_convolutions: Annotated[
+            bool, Field(description="four convolutions before the last linear of the cascade's boxes, as Swin's has")
+        ] = False,
+        frozen_norm: Annotated[
+            bool, Field(description="batch norms of the backbone stay as they start: for small batches and weights")
+        ] = False,
+    ) -> None:
+        self.classes = list(classes)
+        self.head = head
+        self.channels = channels
+        self.proposals = proposals
+        self.regions = regions
+        self.box_convolutions = box_convolutions
+        self.frozen_norm = frozen_norm
+
+    @property
+    def num_outputs(self) -> None:
+        return None
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the head makes masks."""
+        return self.head != "retinanet"
+
+    def model(self, backbone: nn.Module, image_px: int) -> nn.Module:
+        """torchvision's detector around the backbone."""
+        from acmix.heads.detectors import detector, freeze_norms
+
+        if self.frozen_norm:
+            backbone = freeze_norms(backbone)
+        return detector(
+            self.head,
+            backbone,
+            len(self.classes),
+            image_px,
+            channels=self.channels,
+            proposals=self.proposals,
+            regions=self.regions,
+            box_convolutions=self.box_convolutions,
+        )
+
+    def transforms(self, dataset: Dataset, augment: FlatChoice) -> tuple[Transform, Transform]:
+        from acmix.training import augments
+        from acmix.training.scenes import DetectionTransform
+
+        if self.has_masks and not dataset.has_masks:
+            raise OptionInvalid(f"head={self.head} needs masks, and {dataset.name} has none here; retinanet would do")
+        steps = augments.steps(dataset, augment)
+        return DetectionTransform(steps, dataset.mean, dataset.std), DetectionTransform((), dataset.mean, dataset.std)
+
+    def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of the head's losses, and each of them."""
+        images, targets = batch
+        losses: dict[str, Tensor] = model(images, [self._learned(target) for target in targets])
+        loss = torch.stack(list(losses.values())).sum()
+        return loss, {"loss": loss.detach(), **{name: each.detach() for name, each in losses.items()}}
+
+    def made_up(self, images: int, image_px: int, *, mixed: bool) -> Batch:  # noqa: ARG002  # nothing is mixed
+        """Square images, and no targets: what is learned of them is made up by `rehearse`."""
+        return torch.empty(images, 3, image_px, image_px), []
+
+    def rehearse(self, model: nn.Module, batch: Batch) -> Tensor:
+        """As if every image had as many regions as are trained on, a quarter of them on objects."""
+        from acmix.heads.rehearsal import of_anchors, of_regions
+
+        images_B3HW, _ = batch
+        return of_regions(model, images_B3HW, self.regions) if self.has_masks else of_anchors(model, images_B3HW)
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        """COCO's average precisions over every image once, in the pixels of the data set's images."""
+        score = CocoScore(self.classes, masks=self.has_masks)
+        for images, targets in batches:
+            for found, target in zip(model(images), targets, strict=True):
+                score.add(self._named(found), target)
+        return score.evaluation()
+
+    @property
+    def _first_label(self) -> int:
+        """In the two-stage heads, 0 is no object."""
+        return 0 if self.head == "retinanet" else 1
+
+    def _learned(self, target: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the head is to learn of an image: all objects but crowds."""
+        single_N = ~target["crowd"]
+        learned = {"boxes": target["boxes"][single_N], "labels": target["labels"][single_N] + self._first_label}
+        return {**learned, "masks": target["masks"][single_N]} if self.has_masks else learned
+
+    def _named(self, found: dict[str, Tensor]) -> dict[str, Any]:
+        """A detection with classes by index and masks of 0 and 1, (N, H, W)."""
+        named: dict[str, Any] = {**found, "labels": found["labels"] - self._first_label}
+        if self.has_masks:
+            named["masks"] = found["masks"][:, 0] >= 0.5
+        return named

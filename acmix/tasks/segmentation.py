@@ -1,0 +1,201 @@
+"""Segmentation: a class for every pixel."""
+
+# Shapes: B batch, O classes, H W image
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from acmix.datasets._contract import IGNORED, Dataset
+from acmix.spec import FlatChoice
+from acmix.tasks._contract import Batch, Evaluation, Transform
+
+PUBLISHED_CHANNELS = {"semantic_fpn": 256, "upernet": 512}
+AUXILIARY_SHARE = 0.4  # of the auxiliary head's loss
+STRIDE_SHARE = 2 / 3  # of a window, between the windows of sliding evaluation
+
+
+class Segmentation:
+    """A class for every pixel: mean intersection over union, mean and overall accuracy, by class, confusion matrix.
+
+    Trained on crops of the data set's `image_px`. Judged on whole images, or by sliding a window of that side over
+    them; in the pixels of the data set's label maps, without those that are to be ignored.
+    """
+
+    name: ClassVar[str] = "segmentation"
+    label_smoothing = 0.0
+    mixes = False
+    metrics: ClassVar[Sequence[str]] = ("miou", "macc", "aacc", "loss")
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        label_smoothing: float,
+        *,
+        head: Literal["semantic_fpn", "upernet"] = "semantic_fpn",
+        channels: Annotated[
+            int | None, Field(ge=8, le=1024, description="of the decoder; null: 256 of semantic_fpn, 512 of upernet")
+        ] = None,
+        auxiliary: Annotated[
+            bool, Field(description="a second head on the map before the coarsest, to train by")
+        ] = False,
+        evaluation: Annotated[
+            Literal["whole", "slide"], Field(description="whole images, or windows of the crop's side over them")
+        ] = "whole",
+    ) -> None:
+        self.classes = list(classes)
+        self.smoothing = label_smoothing
+        self.head = head
+        self.channels = channels or PUBLISHED_CHANNELS[head]
+        self.auxiliary = auxiliary
+        self.evaluation = evaluation
+        self.window_px = 0
+
+    @property
+    def num_outputs(self) -> None:
+        return None
+
+    def model(self, backbone: nn.Module, image_px: int) -> nn.Module:
+        """The decoder around the backbone."""
+        from acmix.heads.segmenter import Segmenter, decoder
+
+        self.window_px = image_px
+        built: Any = backbone
+        made = decoder(self.head, built.feature_channels, len(self.classes), channels=self.channels)
+        return Segmenter(built, made, len(self.classes), auxiliary=self.auxiliary)
+
+    def transforms(self, dataset: Dataset, augment: FlatChoice) -> tuple[Transform, Transform]:
+        from acmix.training import augments
+        from acmix.training.dense_augment import fitted
+        from acmix.training.scenes import SegmentationTransform
+
+        steps = augments.steps(dataset, augment)
+        training = SegmentationTransform(steps, dataset.mean, dataset.std, stacked=True)
+        return training, SegmentationTransform(fitted(dataset), dataset.mean, dataset.std)
+
+    def step(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy over the pixels that are not ignored, the auxiliary head's with a share; and the accuracy."""
+        images, labels = batch
+        labels_BHW = labels.long()
+        first_BOHW, *others = (each.float() for each in model(images))
+        loss = self._loss(first_BOHW, labels_BHW)
+        figures = {"loss": loss.detach(), "accuracy": _accuracy(first_BOHW.detach(), labels_BHW)}
+        for logits_BOHW in others:
+            auxiliary = self._loss(logits_BOHW, labels_BHW)
+            figures["loss_auxiliary"] = auxiliary.detach()
+            loss = loss + AUXILIARY_SHARE * auxiliary
+        return loss, figures
+
+    def made_up(self, images: int, image_px: int, *, mixed: bool) -> Batch:  # noqa: ARG002  # nothing is mixed
+        labels_BHW = torch.empty(images, image_px, image_px, dtype=torch.uint8)
+        return torch.empty(images, 3, image_px, image_px), labels_BHW
+
+    def rehearse(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.step(model, batch)[0]
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        """Metrics over every pixel once; of the mean ones, over the classes that are there or were named."""
+        count = len(self.classes)
+        confusion_OO, loss_sum, samples = torch.zeros(count, count, dtype=torch.int64), 0.0, 0
+        for images, labels in batches:
+            for stacked, labels_BHW in _alike(images, labels):
+                logits_BOHW = self._logits(model, stacked, labels_BHW.shape[-2:])
+                confusion_OO += _confusion(logits_BOHW.argmax(dim=1), labels_BHW, count).cpu()
+                loss_sum += float(F.cross_entropy(logits_BOHW, labels_BHW, ignore_index=IGNORED, reduction="sum"))
+                samples += len(stacked)
+        return _evaluation(self.classes, confusion_OO, loss_sum, samples)
+
+    def _loss(self, logits_BOHW: Tensor, labels_BHW: Tensor) -> Tensor:
+        """0 where every pixel is ignored: the mean of none would not be a number."""
+        total = F.cross_entropy(
+            logits_BOHW, labels_BHW, ignore_index=IGNORED, label_smoothing=self.smoothing, reduction="sum"
+        )
+        return total / (labels_BHW != IGNORED).sum().clamp(min=1)
+
+    def _logits(self, model: nn.Module, images_B3HW: Tensor, size: Sequence[int]) -> Tensor:
+        """At the size of the label maps, (B, O, H, W)."""
+        if self.evaluation == "slide":
+            logits_BOHW = slid(model, images_B3HW, self.window_px)
+        else:
+            logits_BOHW = model(images_B3HW)[0].float()
+        if logits_BOHW.shape[-2:] != tuple(size):
+            logits_BOHW = F.interpolate(logits_BOHW, size=list(size), mode="bilinear")
+        return logits_BOHW
+
+
+def slid(model: nn.Module, images_B3HW: Tensor, window_px: int) -> Tensor:
+    """Logits of images from windows of that side, the mean where they overlap, (B, O, H, W)."""
+    batch, _, height, width = images_B3HW.shape
+    stride = max(1, round(window_px * STRIDE_SHARE))
+    total: Tensor | None = None
+    counts = images_B3HW.new_zeros(1, 1, height, width)
+    for top in _starts(height, window_px, stride):
+        for left in _starts(width, window_px, stride):
+            part = (..., slice(top, top + window_px), slice(left, left + window_px))
+            logits = model(images_B3HW[part])[0].float()
+            total = logits.new_zeros(batch, logits.shape[1], height, width) if total is None else total
+            total[part] += logits
+            counts[part] += 1
+    assert total is not None
+    return total / counts
+
+
+def _starts(side: int, window_px: int, stride: int) -> list[int]:
+    """Where windows begin along a side: the last one ends with it."""
+    last = max(0, side - window_px)
+    return sorted({*range(0, last, stride), last})
+
+
+def _accuracy(logits_BOHW: Tensor, labels_BHW: Tensor) -> Tensor:
+    """Of the pixels that are not ignored, those whose own class has the largest logit; an argmax takes far longer."""
+    counted_BHW = labels_BHW != IGNORED
+    own_BHW = logits_BOHW.gather(1, (labels_BHW * counted_BHW)[:, None])[:, 0]
+    hits = ((own_BHW >= logits_BOHW.amax(dim=1)) & counted_BHW).sum()
+    return hits / counted_BHW.sum().clamp(min=1)
+
+
+def _alike(images: Sequence[Tensor], labels: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images of a batch, (B, 3, H, W), with their labels, int64 (B, H, W): all at once where all are of a size."""
+    if len({(each.shape, of.shape) for each, of in zip(images, labels, strict=True)}) == 1:
+        yield torch.stack(list(images)), torch.stack(list(labels)).long()
+        return
+    for image_3HW, labels_HW in zip(images, labels, strict=True):
+        yield image_3HW[None], labels_HW[None].long()
+
+
+def _confusion(named: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Pixels by true and by named class, (O, O)."""
+    counted = labels != IGNORED
+    pairs = labels[counted] * count + named[counted]
+    return torch.bincount(pairs, minlength=count * count).reshape(count, count)
+
+
+def _evaluation(classes: Sequence[str], confusion_OO: Tensor, loss_sum: float, samples: int) -> Evaluation:
+    hits_O, true_O, named_O = confusion_OO.diagonal(), confusion_OO.sum(dim=1), confusion_OO.sum(dim=0)
+    either_O = true_O + named_O - hits_O
+    pixels = max(1, int(true_O.sum()))
+    per_class: list[dict[str, Any]] = [
+        {
+            "class": name,
+            "pixels": int(true),
+            "iou": float(hits / either) if either else None,
+            "accuracy": float(hits / true) if true else None,
+        }
+        for name, hits, true, either in zip(classes, hits_O, true_O, either_O, strict=True)
+    ]
+    metrics = {
+        "miou": _mean([row["iou"] for row in per_class]),
+        "macc": _mean([row["accuracy"] for row in per_class]),
+        "aacc": float(hits_O.sum()) / pixels,
+        "loss": loss_sum / pixels,
+    }
+    return Evaluation(metrics, per_class, confusion_OO.tolist(), samples)
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    told = [value for value in values if value is not None]
+    return sum(told) / len(told) if told else 0.0
