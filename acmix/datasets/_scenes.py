@@ -25,7 +25,6 @@ from acmix.datasets._contract import SplitName
 from acmix.errors import DatasetMissing
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
-VAL_SCENES, TEST_SCENES = 100, 200
 MOST_OBJECTS = 4
 SIDES = (0.22, 0.45)  # of a cut-out, over the scene's
 BRIGHTNESS = 0.45  # of the photographs, over what they have; cut-outs are light on them
@@ -37,12 +36,7 @@ MEAN, STD = (0.279, 0.269, 0.246), (0.218, 0.202, 0.214)  # of the digits' scene
 
 
 ScenePx = Annotated[int, Field(ge=32, le=2048, description="side of the scenes")]
-TrainScenes = Annotated[int, Field(ge=1, le=1_000_000, description="how many scenes there are to train on")]
-
-
-def size_of(split: SplitName, train_scenes: int) -> int:
-    """Scenes of a split."""
-    return {"train": train_scenes, "val": VAL_SCENES, "test": TEST_SCENES}[split]
+Count = Annotated[int, Field(ge=1, le=1_000_000, description="how many scenes the split has")]
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from acmix.datasets._contract import Dataset, SplitName
 from acmix.datasets._digit_scenes import CLASSES, cut_outs
-from acmix.datasets._scenes import MEAN, STD, LabelScenes, ScenePx, TrainScenes, size_of
+from acmix.datasets._scenes import MEAN, STD, Count, LabelScenes, ScenePx
 
 
 class DigitsSegmentation(Dataset):
     """Composed scenes: scikit-learn's real scans of digits, up to four, painted on crops of its two photographs.
 
-    11 classes, the background and the digits. The scenes are those of `digits_detection`: `train_scenes` for training,
-    100 val and 200 test, at any `image_px`, by a seed that never changes.
+    11 classes, the background and the digits. The scenes are those of `digits_detection`: `train_scenes` to train on,
+    100 val and 200 test unless told otherwise, at any `image_px`, by a seed that never changes.
     """
 
     name = "digits_segmentation"
@@ -30,9 +30,12 @@ class DigitsSegmentation(Dataset):
         root: Path,  # noqa: ARG002  # the contract's; these files come with scikit-learn
         *,
         image_px: ScenePx = 128,
-        train_scenes: TrainScenes = 1000,
+        train_scenes: Count = 1000,
+        val_scenes: Count = 100,
+        test_scenes: Count = 200,
     ) -> None:
-        self.image_px, self.train_scenes = image_px, train_scenes
+        self.image_px = image_px
+        self._counts = {"train": train_scenes, "val": val_scenes, "test": test_scenes}
 
     def split(self, name: SplitName) -> LabelScenes:
-        return LabelScenes("digits", name, cut_outs(name), size_of(name, self.train_scenes), self.image_px)
+        return LabelScenes("digits", name, cut_outs(name), self._counts[name], self.image_px)

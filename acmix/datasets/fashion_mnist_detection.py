@@ -7,15 +7,15 @@ from pydantic import Field
 
 from acmix.datasets._contract import Dataset, SplitName
 from acmix.datasets._garment_scenes import CLASSES, cut_outs
-from acmix.datasets._scenes import BoxScenes, ScenePx, TrainScenes, size_of
+from acmix.datasets._scenes import BoxScenes, Count, ScenePx
 
 
 class FashionMnistDetection(Dataset):
     """Composed scenes: real photographs of clothing of Fashion-MNIST, up to four, on crops of two photographs.
 
-    Boxes and masks are those of what is seen of each garment. 10 classes; `train_scenes` for training, 100 val and 200
-    test, made of the images of the data set `fashion_mnist` of the same split (its files, its `folder`), at any
-    `image_px`, by a seed that never changes.
+    Boxes and masks are those of what is seen of each garment. 10 classes; `train_scenes` to train on, 100 val and 200
+    test unless told otherwise, made of the images of the data set `fashion_mnist` of the same split (its files, its
+    `folder`), at any `image_px`, by a seed that never changes.
     """
 
     name = "fashion_mnist_detection"
@@ -36,10 +36,13 @@ class FashionMnistDetection(Dataset):
         *,
         folder: Annotated[str, Field(min_length=1, max_length=1000)] | None = None,
         image_px: ScenePx = 128,
-        train_scenes: TrainScenes = 1000,
+        train_scenes: Count = 1000,
+        val_scenes: Count = 100,
+        test_scenes: Count = 200,
     ) -> None:
-        self.image_px, self.train_scenes = image_px, train_scenes
+        self.image_px = image_px
+        self._counts = {"train": train_scenes, "val": val_scenes, "test": test_scenes}
         self._cut_outs = {name: cut_outs(root, folder, name) for name in ("train", "val", "test")}
 
     def split(self, name: SplitName) -> BoxScenes:
-        return BoxScenes("fashion_mnist", name, self._cut_outs[name], size_of(name, self.train_scenes), self.image_px)
+        return BoxScenes("fashion_mnist", name, self._cut_outs[name], self._counts[name], self.image_px)

@@ -7,15 +7,15 @@ from pydantic import Field
 
 from acmix.datasets._contract import Dataset, SplitName
 from acmix.datasets._garment_scenes import CLASSES, cut_outs
-from acmix.datasets._scenes import LabelScenes, ScenePx, TrainScenes, size_of
+from acmix.datasets._scenes import Count, LabelScenes, ScenePx
 
 
 class FashionMnistSegmentation(Dataset):
     """Composed scenes: real photographs of clothing of Fashion-MNIST, up to four, on crops of two photographs.
 
     11 classes, the background and the kinds of clothing. The scenes are those of `fashion_mnist_detection`, from the
-    files of `fashion_mnist`: `train_scenes` for training, 100 val and 200 test, at any `image_px`, by a seed that never
-    changes.
+    files of `fashion_mnist`: `train_scenes` to train on, 100 val and 200 test unless told otherwise, at any `image_px`,
+    by a seed that never changes.
     """
 
     name = "fashion_mnist_segmentation"
@@ -35,10 +35,13 @@ class FashionMnistSegmentation(Dataset):
         *,
         folder: Annotated[str, Field(min_length=1, max_length=1000)] | None = None,
         image_px: ScenePx = 128,
-        train_scenes: TrainScenes = 1000,
+        train_scenes: Count = 1000,
+        val_scenes: Count = 100,
+        test_scenes: Count = 200,
     ) -> None:
-        self.image_px, self.train_scenes = image_px, train_scenes
+        self.image_px = image_px
+        self._counts = {"train": train_scenes, "val": val_scenes, "test": test_scenes}
         self._cut_outs = {name: cut_outs(root, folder, name) for name in ("train", "val", "test")}
 
     def split(self, name: SplitName) -> LabelScenes:
-        return LabelScenes("fashion_mnist", name, self._cut_outs[name], size_of(name, self.train_scenes), self.image_px)
+        return LabelScenes("fashion_mnist", name, self._cut_outs[name], self._counts[name], self.image_px)

@@ -17,6 +17,7 @@ from acmix.tasks._contract import Evaluation
 
 FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar")
 _PLACES = (0, 1, 2, 3, 4, 5, 8)  # of the figures among COCO's twelve
+_SIZES = ((0, 32**2), (32**2, 96**2), (96**2, float("inf")))  # square pixels of small, medium and large
 _AP50 = 0  # of the overlaps
 _ALL_SIZES, _MOST_FOUND = 0, -1
 
@@ -53,13 +54,19 @@ class CocoScore:
         ]
         for kind, coco_kind in self.kinds.items():
             judged = self._judged(coco_kind)
-            figures = judged.stats if judged is not None else [0.0 if self.truth else -1.0] * 12
-            for name, place in zip(FIGURES, _PLACES, strict=True):
-                if figures[place] >= 0:
-                    metrics[f"{kind}_{name}"] = float(figures[place])
+            figures = self._of_nothing_found() if judged is None else [judged.stats[place] for place in _PLACES]
+            told = zip(FIGURES, figures, strict=True)
+            metrics |= {f"{kind}_{name}": float(figure) for name, figure in told if figure >= 0}
             for label, row in enumerate(per_class):
                 row.update(_of_class(kind, judged, label, objects=row["objects"]))
         return Evaluation(metrics, per_class, None, len(self.images))
+
+    def _of_nothing_found(self) -> list[float]:
+        """0 for all that is there to be found, as COCO has it, and -1 for sizes that are not."""
+        areas = [each["area"] for each in self.truth if not each["iscrowd"]]
+        sizes = [any(least <= area <= most for area in areas) for least, most in _SIZES]
+        whole = bool(areas)
+        return [float(there) - 1 for there in (whole, whole, whole, *sizes, whole)]
 
     def _judged(self, coco_kind: str) -> Any:
         """COCO's evaluation; None where nothing was found or nothing is there: it takes neither."""
@@ -96,7 +103,9 @@ def _mean(precision: Any) -> float | None:
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {name: each.detach().cpu().numpy() for name, each in tensors.items()}
+    """As arrays; numpy has no bfloat16."""
+    on_host = {name: each.detach().cpu() for name, each in tensors.items()}
+    return {name: (each.float() if each.is_floating_point() else each).numpy() for name, each in on_host.items()}
 
 
 def _objects(image: int, told: Mapping[str, Any], *, masks: bool) -> list[dict[str, Any]]:
