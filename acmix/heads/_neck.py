@@ -5,6 +5,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.feature_pyramid_network import (
@@ -51,7 +52,20 @@ def neck_of_boxes(body: FeaturePyramid, channels: int) -> Neck:
 
 def neck_of_anchors(body: FeaturePyramid, channels: int) -> Neck:
     """Three maps and two more by strided convolutions: strides 8 to 128. Source: Lin et al., ICCV 2017."""
-    return Neck(body, channels, first=1, extra=LastLevelP6P7(body.feature_channels[-1], channels), extras=2)
+    return Neck(body, channels, first=1, extra=CoarserMaps(body.feature_channels[-1], channels), extras=2)
+
+
+class CoarserMaps(LastLevelP6P7):  # type: ignore[misc]  # torchvision ships no types
+    """torchvision's, in float32 whatever the precision.
+
+    In bfloat16, torch 2.14 on a CPU writes only a part of the weight's gradient of a strided convolution of a map of a
+    single position, which the coarsest map of a small image comes from; the rest is what was in the memory before.
+    """
+
+    def forward(self, fused: list[Tensor], maps: list[Tensor], names: list[str]) -> Any:
+        with torch.autocast(fused[-1].device.type, enabled=False):
+            coarser, named = super().forward([each.float() for each in fused], [each.float() for each in maps], names)
+        return [*fused, *coarser[len(fused) :]], named
 
 
 class Resize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision ships no types

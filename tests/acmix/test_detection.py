@@ -238,3 +238,22 @@ def test_a_cascade_raises_the_overlap_from_stage_to_stage():
     parts = {"loss_objectness", "loss_rpn_box_reg"}
     parts |= {f"loss_{name}_{stage}" for name in ("classifier", "box_reg", "mask") for stage in (1, 2, 3)}
     assert figures.keys() == {"loss"} | parts
+
+
+def test_the_coarsest_maps_are_learned_in_float32_whatever_the_precision():
+    """torch writes only a part of the gradient of a strided bfloat16 convolution of a single position."""
+    from acmix.heads._neck import CoarserMaps
+
+    torch.manual_seed(0)
+    coarser = CoarserMaps(8, 16)
+    fused, maps = torch.randn(2, 16, 2, 2), torch.randn(2, 8, 2, 2)
+    gradients = []
+    for enabled in (False, True):
+        coarser.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            made, names = coarser([fused], [maps], ["0"])
+        sum(each.square().sum() for each in made).backward()
+        gradients.append([each.grad.clone() for each in coarser.parameters()])
+    assert names == ["0", "p6", "p7"]
+    assert [each.shape[-1] for each in made] == [2, 1, 1]
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
