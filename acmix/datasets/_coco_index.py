@@ -2,13 +2,15 @@
 
 # Shapes: I images, A annotations, O numbers of all outlines
 
+import gc
 import json
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -28,23 +30,21 @@ _LARGEST = 1e100
 _TOP = ("images", "annotations", "categories")
 
 
-class Image(NamedTuple):
-    """One of `images`."""
-
-    file_name: str
-    size: Size
-
-
 @dataclass(frozen=True)
 class Index:
     """What one instances file says. Labels are numbers of `categories`; outlines lie one after another."""
 
     path: Path
-    images: Sequence[Image]
+    files: Sequence[str]  # of the images, below their folder
+    sizes: Tensor  # int64 (I, 2): width and height
     objects: Objects
     ids: Tensor  # int64 (A,)
     outline_starts: Tensor  # int64 (A + 1,)
     outlines: Tensor  # int32 (O,)
+
+    def size(self, image: int) -> Size:
+        width, height = self.sizes[image].tolist()
+        return width, height
 
     def mask(self, row: int, size: Size) -> Tensor | None:
         """The mask of that annotation, uint8 (H, W), or None where it has no outline."""
@@ -60,7 +60,8 @@ def read_document(root: Path, path: Path) -> dict[str, Any]:
     """The file's object, with the polygons of its annotations in arrays; DatasetCorrupt names the file."""
     text = read_text(root, path, limit_bytes=MAX_BYTES)
     try:
-        document = json.loads(text, object_hook=_slimmed)
+        with _uncollected():
+            document = json.loads(text, object_hook=_slimmed)
     except RecursionError:
         raise DatasetCorrupt(f"{path} is nested too deep to be an instances file") from None
     except ValueError as error:
@@ -99,12 +100,13 @@ def read_index(path: Path, document: Mapping[str, Any], labels: Mapping[int, int
     images = _images(path, document["images"])
     numbers = {identity: number for number, identity in enumerate(images)}
     annotations = _Annotations(path, document["annotations"], numbers, labels)
-    return annotations.index(list(images.values()), drop_empty=drop_empty)
+    files, sizes = zip(*images.values(), strict=True)
+    return annotations.index(files, np.array(sizes, dtype=np.int64), drop_empty=drop_empty)
 
 
-def _images(path: Path, rows: Sequence[Mapping[str, Any]]) -> dict[int, Image]:
-    """By id, in the order of the ids."""
-    found: dict[int, Image] = {}
+def _images(path: Path, rows: Sequence[Mapping[str, Any]]) -> dict[int, tuple[str, Size]]:
+    """File names and sizes by id, in the order of the ids."""
+    found: dict[int, tuple[str, Size]] = {}
     for row in rows:
         number, name, size = _id(path, "image", row), row.get("file_name"), (row.get("width"), row.get("height"))
         if number in found:
@@ -116,7 +118,7 @@ def _images(path: Path, rows: Sequence[Mapping[str, Any]]) -> dict[int, Image]:
                 f"{path}: image {number} is {str(size[0])[:20]} wide and {str(size[1])[:20]} high; "
                 f"width and height are whole numbers from 1 to {MAX_SIDE_PX}"
             )
-        found[number] = Image(name, (row["width"], row["height"]))
+        found[number] = name, (row["width"], row["height"])
     return dict(sorted(found.items()))
 
 
@@ -146,23 +148,24 @@ class _Annotations:
         if (times > 1).any():
             raise DatasetCorrupt(f"{path}: annotation id {ids[times.argmax()]} stands there twice")
 
-    def index(self, images: Sequence[Image], *, drop_empty: bool) -> Index:
+    def index(self, files: Sequence[str], sizes_I2: NDArray[np.int64], *, drop_empty: bool) -> Index:
         """Rows in the order of the images, boxes cut to their images, outlines packed."""
         images_A, crowd_A = _column(self.images), _column(self.crowd).astype(np.bool_)
-        sizes_A2 = np.array([image.size for image in images], dtype=np.int64).reshape(-1, 2)[images_A]
         boxes_A4 = np.array(self.boxes).reshape(-1, 4)
         boxes_A4[:, 2:] += boxes_A4[:, :2]
-        boxes_A4, real_A = clipped(boxes_A4, sizes_A2, self._refuse_empty, forgiven_A=crowd_A | drop_empty)
+        boxes_A4, real_A = clipped(boxes_A4, sizes_I2[images_A], self._refuse_empty, forgiven_A=crowd_A | drop_empty)
         order_A = np.argsort(images_A, kind="stable")
         rows_A = order_A[real_A[order_A]]
-        outlines = [self._outline(row, images[self.images[row]].size) for row in rows_A.tolist()]
+        sizes = list(map(tuple, sizes_I2.tolist()))
+        outlines = [self._outline(row, sizes[self.images[row]]) for row in rows_A.tolist()]
         starts_A = np.cumsum([0, *map(len, outlines)]) // 4
         areas_A = _completed(_column(self.areas)[rows_A], boxes_A4[rows_A], np.diff(starts_A))
         labels_A = _column(self.labels)[rows_A]
         return Index(
             path=self.path,
-            images=images,
-            objects=objects(images_A[rows_A], boxes_A4[rows_A], labels_A, areas_A, crowd_A[rows_A], images=len(images)),
+            files=files,
+            sizes=torch.from_numpy(sizes_I2),
+            objects=objects(images_A[rows_A], boxes_A4[rows_A], labels_A, areas_A, crowd_A[rows_A], images=len(files)),
             ids=torch.from_numpy(_column(self.ids)[rows_A]),
             outline_starts=torch.from_numpy(starts_A),
             outlines=torch.from_numpy(np.frombuffer(bytearray(b"".join(outlines)), dtype=np.int32)),
@@ -232,6 +235,18 @@ def _finite(value: object) -> bool:
 
 def _column(values: "array[Any]") -> NDArray[Any]:
     return np.asarray(values)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: nothing that is parsed is garbage, and it would be searched over and over."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _slimmed(row: dict[str, Any]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _uncompressed(letters: str) -> list[int]:
 
     From the fourth on a count is written as its difference to the one before the last.
     """
-    digits_D = np.frombuffer(letters.encode("ascii", "replace"), dtype=np.uint8).astype(np.int64) - 48
+    digits_D = np.frombuffer(letters.encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.int64) - 48
     if not len(digits_D) or digits_D.min() < 0 or digits_D.max() > 63 or digits_D[-1] & 32:
         raise ValueError(f"counts {letters[:40]!r} are no compressed run lengths")
     last_R = np.flatnonzero(~digits_D & 32)

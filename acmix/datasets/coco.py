@@ -50,7 +50,7 @@ class CocoSplit:
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         number = self.indices[index]
-        size = self.index.images[number].size
+        size = self.index.size(number)
         image = read_annotated_image(self.place / self.source(index), size, told_by=str(self.index.path))
         target = self.index.objects.target(number)
         open_areas_N = target["areas"].isnan()
@@ -62,7 +62,7 @@ class CocoSplit:
         return image, target
 
     def source(self, index: int) -> str:
-        return f"{self.images}/{self.index.images[self.indices[index]].file_name}"
+        return f"{self.images}/{self.index.files[self.indices[index]]}"
 
     def _masks(self, number: int, size: Size) -> Tensor:
         """uint8 (N, H, W). What has no outline fills its box."""
@@ -116,6 +116,8 @@ class Coco(Dataset):
         for part in PARTS:
             if files := _files(place, part):
                 names, self._parts[part] = _read(root, place, *files, names, drop_empty=empty_boxes == "drop")
+        if not len(self._parts["train"].instances.ids):
+            raise DatasetCorrupt(f"{self._parts['train'].instances.path} has no annotations")
         self.classes = tuple(names.values())
         self.has_masks = all(part.instances.has_outlines() for part in self._parts.values())
         labels = {part: found.instances.objects.commonest_labels() for part, found in self._parts.items()}
@@ -167,5 +169,5 @@ def _read(
             raise DatasetCorrupt(f"{file}: category {number} is {name!r}; in train it is {names.get(number)!r}")
     labels = {number: label for label, number in enumerate(names)}
     index = read_index(file, document, labels, drop_empty=drop_empty)
-    check_files(root, place / images, (image.file_name for image in index.images), told_by=str(file))
+    check_files(root, place / images, index.files, told_by=str(file))
     return names, Part(index, images)
