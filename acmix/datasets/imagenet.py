@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from acmix.datasets._contract import Dataset, SplitName
-from acmix.datasets._files import folder_below, read_text
+from acmix.datasets._files import folder_below, leads_below, read_text
 from acmix.datasets._images import SUFFIXES
 from acmix.datasets.image_folder import Files, FileSplit, check_image, class_files, class_names, completed
 from acmix.errors import DatasetCorrupt, DatasetMissing
@@ -71,6 +71,8 @@ def _val(root: Path, place: Path, labels: Mapping[str, int]) -> Files:
     names = class_names(place / "val")
     if not any(Path(name).suffix.lower() in SUFFIXES for name in names):
         return class_files(root, place / "val", labels)
+    if not leads_below(root, place / "val"):
+        raise DatasetCorrupt(f"{place / 'val'} is a link out of the data root")
     path, wnid_of = _solution(root, place)
     images = [name for name in names if place / "val" / name != path]
     if missing := wnid_of.keys() - {Path(name).stem for name in images}:
