@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any, NoReturn
 
 import numpy as np
@@ -83,9 +84,7 @@ def categories(path: Path, document: Mapping[str, Any]) -> dict[int, str]:
     for row in document["categories"]:
         number, name = _id(path, "category", row), row.get("name")
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise DatasetCorrupt(
-                f"{path}: category {number} has the name {str(name)[:40]!r}; it needs a printable text"
-            )
+            raise DatasetCorrupt(f"{path}: category {number} has the name {shortened(name)}; it needs a printable text")
         if number in found:
             raise DatasetCorrupt(f"{path}: category id {number} stands there twice")
         found[number] = name
@@ -115,7 +114,7 @@ def _images(path: Path, rows: Sequence[Mapping[str, Any]]) -> dict[int, tuple[st
             raise DatasetCorrupt(f"{path}: image {number} has no file_name")
         if not all(type(side) is int and 0 < side <= MAX_SIDE_PX for side in size):
             raise DatasetCorrupt(
-                f"{path}: image {number} is {str(size[0])[:20]} wide and {str(size[1])[:20]} high; "
+                f"{path}: image {number} is {shortened(size[0])} wide and {shortened(size[1])} high; "
                 f"width and height are whole numbers from 1 to {MAX_SIDE_PX}"
             )
         found[number] = name, (row["width"], row["height"])
@@ -175,19 +174,19 @@ class _Annotations:
         value = row.get(key)
         if type(value) is not int or value not in known:
             what = "images" if key == "image_id" else "categories"
-            self._refuse(row["id"], f"{key} {str(value)[:40]} is none of {what}")
+            self._refuse(row["id"], f"{key} {shortened(value)} is none of {what}")
         return known[value]
 
     def _crowd(self, row: Mapping[str, Any]) -> int:
         crowd = row.get("iscrowd", 0)
         if crowd not in (0, 1):
-            self._refuse(row["id"], f"iscrowd is {str(crowd)[:40]}; it is 0 or 1")
+            self._refuse(row["id"], f"iscrowd is {shortened(crowd)}; it is 0 or 1")
         return int(crowd)
 
     def _box(self, row: Mapping[str, Any]) -> list[float]:
         box = row.get("bbox")
         if not isinstance(box, list) or len(box) != 4 or not all(map(_finite, box)):
-            self._refuse(row["id"], f"bbox {str(box)[:80]} is not four finite numbers: left, top, width, height")
+            self._refuse(row["id"], f"bbox {shortened(box)} is not four finite numbers: left, top, width, height")
         return box
 
     def _area(self, row: Mapping[str, Any]) -> float:
@@ -195,7 +194,7 @@ class _Annotations:
         if area is None:
             return math.nan
         if not _finite(area) or area < 0:
-            self._refuse(row["id"], f"area {str(area)[:40]} is no finite number from 0 on")
+            self._refuse(row["id"], f"area {shortened(area)} is no finite number from 0 on")
         return float(area)
 
     def _outline(self, row: int, size: Size) -> bytes:
@@ -224,7 +223,7 @@ def _id(path: Path, what: str, row: Mapping[str, Any]) -> int:
     value = row.get("id")
     if type(value) is not int or not 0 <= value <= MAX_ID:
         raise DatasetCorrupt(
-            f"{path}: a{'n' * (what[0] in 'ai')} {what} has the id {str(value)[:40]}; ids are whole numbers from 0 on"
+            f"{path}: a{'n' * (what[0] in 'ai')} {what} has the id {shortened(value)}; ids are whole numbers from 0 on"
         )
     return value
 

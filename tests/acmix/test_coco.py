@@ -464,7 +464,7 @@ def _runs(counts: Any, size: Any = (HEIGHT, WIDTH)) -> dict[str, Any]:
         (_document(_annotation(), _annotation()), "annotation id 50 stands there twice"),
         (_document(categories=[{"id": 3, "name": ""}]), "category 3 has the name ''"),
         (_document(categories=[{"id": 3, "name": "\ud800"}]), "category 3 has the name"),
-        (_document(categories=[{"id": "3", "name": "dog"}]), "a category has the id 3; ids are whole numbers"),
+        (_document(categories=[{"id": "3", "name": "dog"}]), "a category has the id '3'; ids are whole numbers"),
         (_with_image(id=7.0), r"an image has the id 7\.0"),
         (_with_image(id=2**64), "an image has the id 18446744073709551616"),
         (_with_image(id=True), "an image has the id True"),
@@ -479,12 +479,16 @@ def _runs(counts: Any, size: Any = (HEIGHT, WIDTH)) -> dict[str, Any]:
         (_with_image(file_name="/etc/passwd"), "'/etc/passwd' must be a path below"),
         (_with_image(file_name=""), "'' must be a path below"),
         (_with_image(file_name="."), "'.' must be a path below"),
+        (
+            json.dumps(DOCUMENT).replace('"id": 40', f'"id": {"[" * 500}{"]" * 500}'),
+            r"an annotation has the id \[+\.\.\.",
+        ),
         (_document(_annotation(id=None)), "an annotation has the id None"),
         (_document(_annotation(image_id=99)), "annotation 50: image_id 99 is none of images"),
         (_document(_annotation(image_id=True)), "annotation 50: image_id True is none of images"),
         (_document(_annotation(category_id=1)), "annotation 50: category_id 1 is none of categories"),
         (_document(_annotation(category_id=[3])), r"annotation 50: category_id \[3\] is none of categories"),
-        (_document(_annotation(iscrowd="no")), "annotation 50: iscrowd is no; it is 0 or 1"),
+        (_document(_annotation(iscrowd="no")), "annotation 50: iscrowd is 'no'; it is 0 or 1"),
         (_document(_annotation(bbox=None)), "annotation 50: bbox None is not four finite numbers"),
         (_document(_annotation(bbox=[1, 2, 3])), r"annotation 50: bbox \[1, 2, 3\] is not four finite numbers"),
         (_document(_annotation(bbox=[1, 2, 3, "4"])), "not four finite numbers"),
@@ -501,7 +505,7 @@ def _runs(counts: Any, size: Any = (HEIGHT, WIDTH)) -> dict[str, Any]:
         (_document(_annotation(bbox=[-9, 2, 9, 4])), "lies outside of its image"),
         (_document(_annotation(area=-1)), "annotation 50: area -1 is no finite number from 0 on"),
         (_document(_annotation(area=float("nan"))), "annotation 50: area nan"),
-        (_document(_annotation(area="big")), "annotation 50: area big"),
+        (_document(_annotation(area="big")), "annotation 50: area 'big'"),
         (_outline("m0n0"), "annotation 50: segmentation must be a list of polygons or an object"),
         (_outline([1, 2, 3, 4, 5, 6]), "annotation 50: segmentation must be a list of polygons or an object"),
         (_outline([[1, 2, 3, 4]]), "annotation 50: a polygon has 4 numbers"),
@@ -553,6 +557,15 @@ def test_a_file_that_is_not_utf_8_is_named(tmp_path):
 def test_an_integer_of_more_digits_than_python_reads_is_named(tmp_path):
     with pytest.raises(DatasetCorrupt, match="is no JSON"):
         _read(tmp_path, '{"images": ' + "9" * 5000 + "}")
+
+
+def test_val_may_lack_categories_of_train(tmp_path):
+    _write(tmp_path)
+    few = _document(DOCUMENT["annotations"][1], categories=DOCUMENT["categories"][:1])
+    _write(tmp_path, few, images="val2017", file="annotations/instances_val2017.json")
+    animals = Coco(tmp_path, folder="animals")
+    assert animals.classes == ("dog", "cat")
+    assert animals.split("test")[0][1]["labels"].tolist() == [1]
 
 
 @pytest.mark.parametrize("named", ["cow", "cat"])
