@@ -1,17 +1,20 @@
-"""Image files from outside: five formats, checked before they are decoded, upright and in RGB."""
+"""Image files from outside: five formats, checked before they are decoded, in RGB, turned as their labels mean them."""
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from acmix.errors import DatasetCorrupt, DatasetMissing
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+Size = tuple[int, int]  # width and height
 MAX_SIDE_RATIO = 20  # a longer strip would be huge once its short side is scaled up
 
 
@@ -21,22 +24,61 @@ def read_image(path: Path) -> Tensor:
     DatasetCorrupt, and DatasetMissing where the file is gone, name the file. More pixels than Pillow's limit against
     decompression bombs (89 million) are refused before they are decoded.
     """
+    return _read(path, ImageOps.exif_transpose)
+
+
+def read_annotated_image(path: Path, size: Size, *, told_by: str) -> Tensor:
+    """The same, turned only where that alone gives the width and height in pixels that its annotations mean.
+
+    Annotations refer to pixels as stored or as seen, by the tool that made them; their own size tells which. Where
+    both have it, as of a square, they mean those stored. DatasetCorrupt names what told another size: `told_by`.
+    """
+    return _read(path, lambda image: _of_size(image, size, path, told_by))
+
+
+def stored_size(path: Path) -> Size:
+    """Width and height of an image file in pixels before anything is turned; errors as of read_image."""
+    with opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[ImageFile.ImageFile]:
+    """An image file of those formats, not yet decoded; what goes wrong within is told as read_image tells it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata does not spoil an image
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=formats) as image:
                 _check_sides(image)
-                rgb = _as_rgb(ImageOps.exif_transpose(image))
+                yield image
     except FileNotFoundError:
         raise DatasetMissing(f"{path} is not there any more") from None
-    except MemoryError:
+    except (MemoryError, DatasetCorrupt):
         raise
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         raise DatasetCorrupt(
-            f"{path} cannot be read as an image: {error}", hint=f"formats: {', '.join(FORMATS)}"
+            f"{path} cannot be read as an image: {error}", hint=f"formats: {', '.join(formats)}"
         ) from None
+
+
+def _read(path: Path, turned: Callable[[Image.Image], Image.Image]) -> Tensor:
+    with opened(path) as image:
+        rgb = _as_rgb(turned(image))
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
+def _of_size(image: Image.Image, size: Size, path: Path, told_by: str) -> Image.Image:
+    if image.size == size:
+        return image
+    turned = ImageOps.exif_transpose(image)
+    if turned.size != size:
+        raise DatasetCorrupt(f"{path} has {_sides(image.size)} px where {told_by} says {_sides(size)}")
+    return turned
+
+
+def _sides(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _check_sides(image: Image.Image) -> None:

@@ -2,7 +2,7 @@
 
 # Shapes: S samples, C channels, H W image
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -10,8 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from acmix.datasets._contract import SplitName
+from acmix.errors import DatasetCorrupt
+
 CUT_FRACTION = 0.1
 CUT_SEED = 0
+_CUT: tuple[SplitName, ...] = ("test", "val")
+_REST: SplitName = "train"
 
 
 class TensorSplit:
@@ -44,6 +49,27 @@ def cut(labels: Sequence[int], sizes: Sequence[int]) -> list[Tensor]:
     ends = [0, *accumulate(sizes), len(labels)]
     order = torch.from_numpy(_mixed_order(np.asarray(labels, dtype=np.int64)))
     return [order[start:end].sort().values for start, end in pairwise(ends)]
+
+
+def complete(labels: Mapping[str, Sequence[int]], place: str) -> dict[SplitName, tuple[str, list[int]]]:
+    """All three splits, each as the part that it lies in and its indices there, from the parts' labels by index.
+
+    Without test, val serves as test; what is then missing is cut from train. `place` is train's name in the error.
+    """
+    as_it_is = {part: (part, list(range(len(samples)))) for part, samples in labels.items()}
+    splits: dict[SplitName, tuple[str, list[int]]] = {}
+    if "test" in labels or "val" in labels:
+        splits["test"] = as_it_is["test" if "test" in labels else "val"]
+    if "test" in labels and "val" in labels:
+        splits["val"] = as_it_is["val"]
+    missing: list[SplitName] = [name for name in _CUT if name not in splits]
+    samples = len(labels["train"])
+    if samples <= len(missing):
+        raise DatasetCorrupt(f"{place} has {samples} images; too few to cut {' and '.join(missing)} from it")
+    parts = cut(labels["train"], [tenth(samples)] * len(missing))
+    for name, indices in zip([*missing, _REST], parts, strict=True):
+        splits[name] = "train", indices.tolist()
+    return splits
 
 
 def _mixed_order(labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from acmix.datasets._contract import Dataset, SplitName
 from acmix.datasets._files import folder_below, leads_below
 from acmix.datasets._images import FORMATS, SUFFIXES, read_image
-from acmix.datasets._split import cut, tenth
+from acmix.datasets._split import complete
 from acmix.errors import DatasetCorrupt, DatasetMissing
 
 Files = Sequence[tuple[str, int]]  # strings: a Path takes five times the memory, and there may be millions
@@ -63,24 +63,25 @@ class ImageFolder(Dataset):
         self.place = place = folder_below(root, folder)
         if not (place / "train").is_dir():
             raise DatasetMissing(f"{place / 'train'} is not a folder", hint="images lie in train/<class>/")
-        self.classes = tuple(_names(place / "train"))
+        self.classes = tuple(class_names(place / "train"))
         labels = {name: label for label, name in enumerate(self.classes)}
-        found = {name: _files(root, place / name, labels) for name in _names(place) if name in {"train", "val", "test"}}
-        self._splits = _complete(found, place)
+        parts = [name for name in class_names(place) if name in {"train", "val", "test"}]
+        self._splits = completed({part: class_files(root, place / part, labels) for part in parts}, place)
 
     def split(self, name: SplitName) -> FileSplit:
         return FileSplit(self._splits[name], self.place)
 
 
-def _names(folder: Path) -> list[str]:
+def class_names(folder: Path) -> list[str]:
+    """What lies in a split's folder, in order; names that begin with a dot are passed over."""
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _files(root: Path, place: Path, labels: Mapping[str, int]) -> Files:
-    """Files and labels of one split, by class and name."""
+def class_files(root: Path, place: Path, labels: Mapping[str, int]) -> Files:
+    """Files and labels of one split, by class and name; DatasetCorrupt names what is of another shape."""
     if not leads_below(root, place) or not place.is_dir():
         raise DatasetCorrupt(f"{place} is not a folder below the data root")
-    names = _names(place)
+    names = class_names(place)
     if not names:
         raise DatasetCorrupt(f"{place} has no classes", hint=f"images lie in {place.name}/<class>/")
     if strange := [name for name in names if name not in labels]:
@@ -88,33 +89,28 @@ def _files(root: Path, place: Path, labels: Mapping[str, int]) -> Files:
     return [(str(path), labels[name]) for name in names for path in _images(root, place / name)]
 
 
+def check_image(root: Path, path: Path) -> None:
+    """DatasetCorrupt names what is no image file by its suffix, or a link out of the root."""
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        raise DatasetCorrupt(f"{path} is no image file; read are {', '.join(FORMATS)}")
+    if path.is_symlink() and not leads_below(root, path):
+        raise DatasetCorrupt(f"{path} is a link out of the data root")
+
+
+def completed(found: Mapping[str, Files], place: Path) -> Mapping[SplitName, Files]:
+    """All three splits: what is there, and the rest cut from train."""
+    labels = {part: [label for _, label in files] for part, files in found.items()}
+    splits = complete(labels, str(place / "train"))
+    return {name: [found[part][index] for index in indices] for name, (part, indices) in splits.items()}
+
+
 def _images(root: Path, folder: Path) -> list[Path]:
     """The images of one class."""
     if not leads_below(root, folder) or not folder.is_dir():
         raise DatasetCorrupt(f"{folder} is not a folder below the data root", hint="images lie in a folder a class")
-    images = [folder / name for name in _names(folder)]
+    images = [folder / name for name in class_names(folder)]
     if not images:
         raise DatasetCorrupt(f"{folder} is an empty class", hint="remove the folder or add images")
     for path in images:
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            raise DatasetCorrupt(f"{path} is no image file; read are {', '.join(FORMATS)}")
-        if path.is_symlink() and not leads_below(root, path):
-            raise DatasetCorrupt(f"{path} is a link out of the data root")
+        check_image(root, path)
     return images
-
-
-def _complete(found: Mapping[str, Files], place: Path) -> Mapping[str, Files]:
-    """All three splits: what is there, and the rest cut from train."""
-    splits = dict(found)
-    if "test" not in splits and "val" in splits:
-        splits["test"] = splits.pop("val")
-    missing = [name for name in ("test", "val") if name not in splits]
-    train = splits["train"]
-    if len(train) <= len(missing):
-        raise DatasetCorrupt(
-            f"{place / 'train'} has {len(train)} images; too few to cut {' and '.join(missing)} from it"
-        )
-    parts = cut([label for _, label in train], [tenth(len(train))] * len(missing))
-    for name, indices in zip([*missing, "train"], parts, strict=True):
-        splits[name] = [train[index] for index in indices.tolist()]
-    return splits

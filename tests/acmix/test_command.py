@@ -10,6 +10,10 @@ from acmix.catalog import Catalog
 from tests.acmix.small import small_spec
 
 NOTING_IMPORTS = (sys.executable, "-X", "importtime")
+DATASETS = {
+    *("digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "imagenet"),
+    *("coco", "voc", "ade20k", "mask_folder"),
+}
 COMPILER = "torch._dynamo"  # as long to import as torch itself
 
 
@@ -74,7 +78,7 @@ def test_the_catalog_lists_every_name_with_its_options() -> None:
     card = json.loads(done.stdout)
     menu = Catalog.model_validate(card["catalog"])
     assert {entry.name for entry in menu.backbones} >= {"resnet", "resnet26", "resnet38", "resnet50"}
-    assert {entry.name for entry in menu.datasets} == {"digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"}
+    assert {entry.name for entry in menu.datasets} == DATASETS
     for section in type(menu).model_fields:
         assert getattr(menu, section), section
         told = "what" if section == "presets" else "description"
