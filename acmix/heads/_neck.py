@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.feature_pyramid_network import (
     ExtraFPNBlock,
@@ -17,6 +18,7 @@ from torchvision.ops.feature_pyramid_network import (
 
 from acmix.backbones._pyramid import FeaturePyramid
 
+ASPECTS = (0.5, 1.0, 2.0)  # height over width
 LONGEST_RATIO = 1333 / 800  # the long side of a resized image over the short side it is resized to, at most
 
 
@@ -82,6 +84,7 @@ class Resize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision shi
         return resized
 
 
-def anchor_sizes(strides: Sequence[int], of_stride: Sequence[float]) -> tuple[tuple[float, ...], ...]:
-    """Sides of the anchors of each map in pixels: these multiples of its stride."""
-    return tuple(tuple(stride * factor for factor in of_stride) for stride in strides)
+def anchors(strides: Sequence[int], of_stride: Sequence[float], scale: float) -> AnchorGenerator:
+    """Of three aspects at every position of each map, their sides these multiples of its stride, times `scale`."""
+    sides = tuple(tuple(stride * factor * scale for factor in of_stride) for stride in strides)
+    return AnchorGenerator(sides, (ASPECTS,) * len(sides))

@@ -48,10 +48,12 @@ class CascadeMaskRCNN(MaskRCNN):
         channels: int,
         proposals: int,
         regions: int,
+        anchor_scale: float,
         four_convolutions: bool,
     ) -> None:
         """`four_convolutions` puts four convolutions and one linear in the place of a box stage's two linears."""
-        super().__init__(body, num_classes, image_px, channels=channels, proposals=proposals, regions=regions)
+        of_regions = {"channels": channels, "proposals": proposals, "regions": regions}
+        super().__init__(body, num_classes, image_px, anchor_scale=anchor_scale, **of_regions)
         single: Any = self.roi_heads
         stages = (
             _stage(single, channels, num_classes + 1, regions, index, four_convolutions=four_convolutions)

@@ -15,6 +15,7 @@ def detector(
     channels: int,
     proposals: int,
     regions: int,
+    anchor_scale: float,
     box_convolutions: bool,
 ) -> nn.Module:
     """The detector of that name on a feature pyramid."""
@@ -23,8 +24,13 @@ def detector(
     from acmix.heads.retinanet import RetinaNet
 
     if head == "retinanet":
-        return RetinaNet(backbone, num_classes, image_px, channels=channels)
-    of_regions = {"channels": channels, "proposals": proposals, "regions": regions}
+        return RetinaNet(backbone, num_classes, image_px, channels=channels, anchor_scale=anchor_scale)
+    of_regions: dict[str, Any] = {
+        "channels": channels,
+        "proposals": proposals,
+        "regions": regions,
+        "anchor_scale": anchor_scale,
+    }
     if head == "mask_rcnn":
         return MaskRCNN(backbone, num_classes, image_px, **of_regions)
     return CascadeMaskRCNN(backbone, num_classes, image_px, **of_regions, four_convolutions=box_convolutions)

@@ -5,19 +5,17 @@ Source: "Mask R-CNN", He et al., ICCV 2017.
 
 from torch import nn
 from torchvision.models import detection
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
 from acmix.backbones._pyramid import LEVELS, FeaturePyramid
-from acmix.heads._neck import Resize, anchor_sizes, neck_of_boxes
+from acmix.heads._neck import Resize, anchors, neck_of_boxes
 
 BOX_SIDE, MASK_SIDE = 7, 14  # of what is pooled from a region
 MASK_CONVOLUTIONS = 4
 HIDDEN_OF_CHANNELS = 4  # 1,024 of 256
 _ANCHORS_OF_STRIDE = (8,)
-_ASPECTS = (0.5, 1.0, 2.0)
 
 
 class MaskRCNN(detection.MaskRCNN):  # type: ignore[misc]  # torchvision ships no types
@@ -32,14 +30,14 @@ class MaskRCNN(detection.MaskRCNN):  # type: ignore[misc]  # torchvision ships n
         channels: int,
         proposals: int,
         regions: int,
+        anchor_scale: float,
     ) -> None:
         """`proposals` an image are kept of the first stage, and `regions` of them trained on."""
         neck = neck_of_boxes(body, channels)
-        sizes = anchor_sizes(neck.strides, _ANCHORS_OF_STRIDE)
         hidden = HIDDEN_OF_CHANNELS * channels
         super().__init__(
             neck,
-            rpn_anchor_generator=AnchorGenerator(sizes, (_ASPECTS,) * len(sizes)),
+            rpn_anchor_generator=anchors(neck.strides, _ANCHORS_OF_STRIDE, anchor_scale),
             rpn_pre_nms_top_n_train=2 * proposals,
             rpn_pre_nms_top_n_test=proposals,
             rpn_post_nms_top_n_train=proposals,

@@ -41,6 +41,12 @@ class Detection:
             int, Field(ge=10, le=10_000, description="regions an image that the first of two stages proposes")
         ] = 1000,
         regions: Annotated[int, Field(ge=8, le=4096, description="of them, those that are trained on")] = 512,
+        anchor_scale: Annotated[
+            float,
+            Field(
+                ge=0.1, le=10, description="of anchors, whose sides are 32 to 512 pixels at 1 and strides of 4 to 32"
+            ),
+        ] = 1.0,
         box_convolutions: Annotated[
             bool, Field(description="four convolutions before the last linear of the cascade's boxes, as Swin's has")
         ] = False,
@@ -53,6 +59,7 @@ class Detection:
         self.channels = channels
         self.proposals = proposals
         self.regions = regions
+        self.anchor_scale = anchor_scale
         self.box_convolutions = box_convolutions
         self.frozen_norm = frozen_norm
 
@@ -79,6 +86,7 @@ class Detection:
             channels=self.channels,
             proposals=self.proposals,
             regions=self.regions,
+            anchor_scale=self.anchor_scale,
             box_convolutions=self.box_convolutions,
         )
 
