@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager
 from itertools import accumulate
 from pathlib import Path
 
+from acmix.archives.limits import Tell
+
 CHUNK_BYTES = 64 * 1024
 MOST_OPEN = 8  # an upload may come in thousands of parts
 
@@ -39,14 +41,14 @@ class Parts(AbstractContextManager["Parts"]):
         for offset in range(start, end, CHUNK_BYTES):
             yield self.read(offset, min(CHUNK_BYTES, end - offset))
 
-    def sha256(self) -> Iterator[tuple[int, str | None]]:
-        """How many bytes are hashed so far, and with the last of them the hash."""
+    def sha256(self, tell: Tell) -> str:
+        """Of all bytes, in hex; `tell` is called with how many are hashed, of how many."""
         digest, done = hashlib.sha256(), 0
         for chunk in self.chunks():
             digest.update(chunk)
             done += len(chunk)
-            yield done, None
-        yield done, digest.hexdigest()
+            tell(done, self.size_bytes)
+        return digest.hexdigest()
 
     def _descriptor(self, number: int) -> int:
         if number not in self._open:
