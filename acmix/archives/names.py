@@ -31,7 +31,7 @@ class Name:
     of_folder: bool  # it ends in a slash
 
     def __str__(self) -> str:
-        return shown("/".join(self.parts))
+        return shown("/".join(self.parts) or ".")
 
     @property
     def is_noise(self) -> bool:

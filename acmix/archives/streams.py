@@ -83,7 +83,7 @@ def gzip_content(chunks: Iterator[bytes]) -> Iterator[bytes]:
                 raise _cut_off()
             yield piece
     except zlib.error as error:
-        raise ArchiveRefused(f"the archive's gzip data are damaged ({error}); pack it again") from None
+        raise ArchiveRefused(f"the archive's gzip data are damaged ({said(error)}); pack it again") from None
 
 
 def zstd_content(chunks: Iterator[bytes], window_bytes: int) -> Iterator[bytes]:
@@ -103,7 +103,12 @@ def zstd_content(chunks: Iterator[bytes], window_bytes: int) -> Iterator[bytes]:
             else:
                 raise ArchiveRefused("the archive's zstd data are followed by something else; pack it again")
     except ZstdError as error:
-        raise ArchiveRefused(f"the archive's zstd data are damaged ({error}); pack it again") from None
+        raise ArchiveRefused(f"the archive's zstd data are damaged ({said(error)}); pack it again") from None
+
+
+def said(error: zlib.error | ZstdError) -> str:
+    """What a decompressor says is wrong, without its number and the function's name."""
+    return str(error).rpartition(": ")[2]
 
 
 def _frame(source: Stream, decompressor: ZstdDecompressor, window_bytes: int) -> Iterator[bytes]:

@@ -74,6 +74,8 @@ def _members(stream: Stream) -> Iterator[_Header]:
     """Headers of files and folders, each with the name and size that count; contents are the reader's to take."""
     extensions = _Extensions()
     while (block := stream.exactly(BLOCK_BYTES)) != END:
+        if stream.position == BLOCK_BYTES and not is_tar_header(block):  # a tar that is not compressed begins with one
+            raise ArchiveRefused("what is compressed is no tar; pack the files as tar.gz, tar.zst, tar or zip")
         header = _header(block)
         content_end = stream.position + -(-header.size_bytes // BLOCK_BYTES) * BLOCK_BYTES
         if header.kind in {LONG_NAME, PAX, PAX_GLOBAL}:
@@ -114,7 +116,8 @@ def _text(block: bytes, start: int, end: int) -> bytes:
     """A field up to its first zero; after it there are only zeros, or programs would read different names."""
     text, _, rest = block[start:end].partition(b"\0")
     if rest.strip(b"\0"):
-        raise ArchiveRefused(f"the name {shown(block[start:end])} goes on after a zero byte; rename it and pack again")
+        name = shown(block[start:end].rstrip(b"\0"))
+        raise ArchiveRefused(f"the name {name} goes on after a zero byte; rename it and pack again")
     return text
 
 

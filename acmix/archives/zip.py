@@ -17,7 +17,7 @@ from acmix.archives import names
 from acmix.archives.limits import Limits, Tally
 from acmix.archives.names import Name, shown
 from acmix.archives.parts import Parts
-from acmix.archives.streams import PIECE_BYTES
+from acmix.archives.streams import PIECE_BYTES, said
 from acmix.archives.tree import Tree, too_large
 from acmix.archives.zip_directory import (
     LEVEL,
@@ -113,7 +113,7 @@ def _content(parts: Parts, member: Member, name: Name, start: int, tally: Tally)
             crc = zlib.crc32(piece, crc)
             yield piece
     except zlib.error as error:
-        raise ArchiveRefused(f"{name} is damaged ({error}); pack it again") from None
+        raise ArchiveRefused(f"{name} is damaged ({said(error)}); pack it again") from None
     if (size, crc) != (member.size_bytes, member.crc):
         raise ArchiveRefused(f"{name} is not of the size and checksum that the zip gives it; pack it again")
 

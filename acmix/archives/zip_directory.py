@@ -101,7 +101,9 @@ def _end_in(tail: bytes) -> int:
         at = tail.find(END_MAGIC, at + 1)
     if len(found) != 1:
         raise ArchiveRefused(
-            "the zip has more than one end; pack it again" if found else "the zip is cut off, or something follows it"
+            "the zip has more than one end; pack it again"
+            if found
+            else "the zip is cut off, or something follows it; upload all of it and nothing else"
         )
     return found[0]
 
@@ -176,7 +178,7 @@ def _check_kind(member: Member, attributes: int) -> None:
     says_file = shape == S_IFREG
     if (says_folder and not member.is_folder) or (says_file and member.is_folder):
         raise ArchiveRefused(
-            f"{shown(member.raw_name)} is a file by name and a folder by its attributes, or the reverse"
+            f"{shown(member.raw_name)} is a file by name and a folder by its attributes, or the reverse; pack it again"
         )
     if member.is_folder and member.size_bytes:
         raise ArchiveRefused(f"{shown(member.raw_name)} is a folder with content; pack it again")

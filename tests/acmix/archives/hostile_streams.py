@@ -46,9 +46,9 @@ GZIPS: Cases = {
     "gzip: half a member after it": (GZIP + GZIP[:5], "cut off"),
     "gzip: a second tar after it": (GZIP + gzip.compress(tar(member(b"../evil"))), "goes on after the mark"),
     "gzip: of nothing": (gzip.compress(b""), "cut off"),
-    "gzip: of a text": (gzip.compress(b"no tar at all" * 100), "is damaged"),
-    "gzip: of a zip": (gzip.compress(zip_of(Member(b"a", bytes(2000)))), "is damaged|cut off"),
-    "gzip: of a gzip": (gzip.compress(gzip.compress(TAR)), "is damaged|cut off"),
+    "gzip: of a text": (gzip.compress(b"no tar at all" * 100), "is no tar"),
+    "gzip: of a zip": (gzip.compress(zip_of(Member(b"a", bytes(2000)))), "is no tar|cut off"),
+    "gzip: of a gzip": (gzip.compress(gzip.compress(TAR)), "is no tar|cut off"),
     "gzip: of zeros": (gzip.compress(bytes(10**7)), "goes on after the mark"),
     "gzip: a bomb": (gzip.compress(tar(member(b"a", bytes(10**8))), 9), "times its size"),
 }
@@ -81,8 +81,8 @@ ZSTDS: Cases = {
     "zstd: nothing but what is skipped": (b"\x50\x2a\x4d\x18" + pack("<I", 4) + b"note", "cut off"),
     "zstd: what is skipped is cut off": (b"\x5f\x2a\x4d\x18" + pack("<I", 2**31) + b"note", "cut off"),
     "zstd: of nothing": (zstandard.compress(b""), "cut off"),
-    "zstd: of a text": (zstandard.compress(b"no tar at all" * 100), "is damaged"),
-    "zstd: of a zip": (zstandard.compress(zip_of(Member(b"a", bytes(2000)))), "is damaged|cut off"),
+    "zstd: of a text": (zstandard.compress(b"no tar at all" * 100), "is no tar"),
+    "zstd: of a zip": (zstandard.compress(zip_of(Member(b"a", bytes(2000)))), "is no tar|cut off"),
     "zstd: of zeros": (
         MAGIC + b"\0" + WINDOW_8_MIB + ZEROS_BLOCK * 1000 + EMPTY_ZSTD_BLOCK,
         "goes on after the mark",
