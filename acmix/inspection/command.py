@@ -2,10 +2,10 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from acmix.archives import Limits, content_root, unpack
 from acmix.archives.parts import Parts
@@ -16,6 +16,9 @@ from acmix.inspection.faults import Faults, fault_of
 from acmix.inspection.formats._contract import Format
 from acmix.inspection.progress import Progress
 from acmix.inspection.reports import Report
+
+if TYPE_CHECKING:
+    from acmix.inspection.findings import Findings
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, help="classification, detection or segmentation")
     parser.add_argument("--format", required=True, help="how the files lie, such as image_folder")
     parser.add_argument("--sha256", help="of the archive; of a folder, its content's as a report has it")
-    parser.add_argument("--options", type=json.loads, default={}, help="JSON: further options of the data set")
+    parser.add_argument("--options", type=_options, default={}, help="JSON: further options of the data set")
     parser.add_argument("--unpack-only", action="store_true", help="look into nothing; report root and sha256 alone")
     memory_bytes = sandbox.DEFAULT_MEMORY_BYTES
     parser.add_argument("--memory-bytes", type=int, default=memory_bytes, help="beyond what the program itself takes")
-    parser.add_argument("--limits", type=json.loads, default={}, help="JSON: how much an archive may hold")
+    parser.add_argument("--limits", type=_limits, default=Limits(), help="JSON: how much an archive may hold")
 
 
 def run(arguments: argparse.Namespace, out: TextIO) -> int:
     """Print progress, and the report as the last line; exit status 0 whether the data can be used or not."""
-    limits = Limits(**arguments.limits)
-    given = {each.name: getattr(arguments, each.name) for each in fields(Request) if each.name != "limits"}
-    request = Request(**{name: value for name, value in given.items() if value is not None}, limits=limits)
-    if not request.unpack_only:
-        from acmix.inspection import findings  # noqa: F401  # torch is mapped before more memory is bounded
-    sandbox.confine(memory_bytes=arguments.memory_bytes, file_bytes=limits.file_bytes)
+    given = {each.name: getattr(arguments, each.name) for each in fields(Request)}
+    request = Request(**{name: value for name, value in given.items() if value is not None})
+    sandbox.confine(memory_bytes=arguments.memory_bytes, file_bytes=request.limits.file_bytes)
     out.write(json.dumps(inspect(request, Progress(out))) + "\n")
     return 0
 
@@ -108,27 +108,36 @@ def _look(request: Request, form: type[Format], progress: Progress, passed_over:
     if request.folder is not None and request.sha256 not in {None, content.sha256}:
         changed = ArchiveRefused(f"the folder's sha256 is {content.sha256} and not {request.sha256}; its files changed")
         return _rejected(changed, root, expected=form.expected, found=description(root))
-    relative = root.relative_to(request.content).as_posix()
+    folder = root.relative_to(request.content).as_posix()
     if request.unpack_only:
-        return reports.unpacked(content, root=relative)
+        return reports.unpacked(content, root=folder)
     try:
-        options = _options(request.options, relative)
-        dataset = form.dataset(request.content, options)
+        options = _with_folder(request.options, folder)
+        findings = _read(request, form, options, root, progress)
     except AcmixError as error:
         return _rejected(error, root, expected=form.expected, found=description(root), form=form)
-    from acmix.inspection import contact_sheet
-    from acmix.inspection.findings import look_at
-
-    findings = look_at(dataset, root, progress.of("checking"))
     if findings.faults.total:
         return reports.rejected(findings.faults, expected=form.expected, found=description(root))
-    contact_sheet.write(dataset, request.into / "samples.png")
-    report = reports.ready(form, content, findings, root=relative, options=options)
-    report["statistics"]["passed_over"] = passed_over
-    return report
+    return reports.ready(form, content, findings, root=folder, options=options, passed_over=passed_over)
 
 
-def _options(given: dict[str, Any], folder: str) -> dict[str, Any]:
+def _read(
+    request: Request, form: type[Format], options: Mapping[str, Any], root: Path, progress: Progress
+) -> "Findings":
+    """Look at every sample; where all can be read, draw some."""
+    with sandbox.growing_program():
+        from acmix.inspection import contact_sheet
+        from acmix.inspection.findings import look_at
+
+        form.reader()
+    dataset = form.dataset(request.content, options)
+    findings = look_at(dataset, root, progress.of("checking"))
+    if not findings.faults.total:
+        contact_sheet.write(dataset, request.into / "samples.png")
+    return findings
+
+
+def _with_folder(given: dict[str, Any], folder: str) -> dict[str, Any]:
     """What the data set's constructor takes; where the data lie is not the user's to say."""
     if "folder" in given:
         raise OptionInvalid(f"option folder={given['folder']!r:.200} is not taken; the folder is found")
@@ -145,3 +154,14 @@ def _rejected(error: AcmixError, root: Path, *, expected: str, found: str, form:
     if first.message not in {fault.message for fault in faults.told}:
         faults.add_first(first)
     return reports.rejected(faults, expected=expected, found=found)
+
+
+def _options(text: str) -> dict[str, Any]:
+    options = json.loads(text)
+    if not isinstance(options, dict):
+        raise ValueError("options are an object")
+    return options
+
+
+def _limits(text: str) -> Limits:
+    return Limits(**json.loads(text))

@@ -24,15 +24,22 @@ Report = dict[str, Any]
 
 
 def ready(
-    form: type[Format], content: Content, findings: "Findings", *, root: str, options: Mapping[str, Any]
+    form: type[Format],
+    content: Content,
+    findings: "Findings",
+    *,
+    root: str,
+    options: Mapping[str, Any],
+    passed_over: int,
 ) -> Report:
+    """Of data that training can read: `options` is what the data set's constructor takes to find them."""
     return {
         "status": "ready",
         **asdict(content),
         "classes": list(findings.classes),
         "num_classes": len(findings.classes),
         "splits": _splits(findings),
-        "statistics": _statistics(form.task, findings),
+        "statistics": {**_statistics(form.task, findings), "passed_over": passed_over},
         "warnings": list(_warnings(form.task, findings)),
         "root": root,
         "options": dict(options),

@@ -14,7 +14,7 @@ class Format:
     """A layout of files that a data set class reads.
 
     Its samples are that class's: split, image file and target as in acmix/datasets/_contract.py. What is accepted is
-    thus exactly what training can read. No torch is imported before `dataset` is called.
+    thus exactly what training can read. No torch is imported before `reader` is called.
     """
 
     name: ClassVar[str]  # of the data set class too
@@ -23,14 +23,20 @@ class Format:
     expected: ClassVar[str]  # the layout for people, a line or a few
 
     @classmethod
+    def reader(cls) -> type["Dataset"]:
+        """The data set class; imports torch."""
+        from acmix import registry
+
+        found: type[Dataset] = registry.get("datasets", cls.name)
+        return found
+
+    @classmethod
     def dataset(cls, content: Path, options: Mapping[str, Any]) -> "Dataset":
         """The data set below `content`; raises what its class does, and OptionInvalid."""
         from acmix import registry
 
-        entry = registry.get("datasets", cls.name)
-        checked = registry.check_options(entry, options, where=f"dataset {cls.name}")
-        made: Dataset = entry(content, **checked)
-        return made
+        reader = cls.reader()
+        return reader(content, **registry.check_options(reader, options, where=f"dataset {cls.name}"))
 
     @classmethod
     def layout_faults(cls, root: Path) -> Iterator[Fault]:  # noqa: ARG003  # for those that look

@@ -24,10 +24,10 @@ class ImageFolder(Format):
         for split in sorted(cls.layout):
             for name in _names(root / split):
                 folder = root / split / name
-                if not folder.is_dir():
-                    yield _fault(root, folder, "is not a folder below the data root; images lie in a folder a class")
-                elif name not in classes:
+                if name not in classes:
                     yield _fault(root, folder, "is a class that train lacks")
+                elif not folder.is_dir():
+                    yield _fault(root, folder, "is not a folder below the data root; images lie in a folder a class")
                 else:
                     yield from _faults_of_class(root, folder)
 
