@@ -39,17 +39,14 @@ class Tree(AbstractContextManager["Tree"]):
         """A file of this name, or a folder, which has no content; what macOS keeps for itself is passed over."""
         self._tally.entry()
         if name.is_noise:
-            self._pass_over(content)
+            self.passed_over += 1
+            _read_through(content)
         elif name.of_folder:
             self._claim_folder(name.parts)
+            _read_through(content)
         else:
             self._claim_file(name)
             self._write(name, _not_an_archive(name, content))
-
-    def _pass_over(self, content: Iterable[bytes]) -> None:
-        self.passed_over += 1
-        for _ in content:
-            pass
 
     def _claim_folder(self, parts: Parts) -> None:
         """Have the folder and those above it; a second spelling of one is refused."""
@@ -121,6 +118,12 @@ def _twice(parts: Parts, first: Parts | None = None) -> ArchiveRefused:
     return ArchiveRefused(
         f"{shown('/'.join(parts))} is there twice{other}; letters' case makes no difference: rename one and pack again"
     )
+
+
+def _read_through(content: Iterable[bytes]) -> None:
+    """What is not kept is read all the same: it may be damaged, or without end."""
+    for _ in content:
+        pass
 
 
 def _mark(key: str) -> bytes:

@@ -163,8 +163,6 @@ def _check_method(raw_name: bytes, flags: int, method: int, extra: bytes) -> Non
     if method not in {STORED, DEFLATED}:
         how = OTHER_METHODS.get(method, f"method {method}")
         raise ArchiveRefused(f"{shown(raw_name)} is compressed by {how}; zips are read with deflate or uncompressed")
-    if UNICODE_PATH in fields and fields[UNICODE_PATH][5:] != raw_name:
-        raise ArchiveRefused(f"{shown(raw_name)} has a second name; pack it with names in UTF-8")
 
 
 def _check_kind(member: Member, attributes: int) -> None:
@@ -196,4 +194,6 @@ def _extra_fields(extra: bytes, raw_name: bytes) -> dict[int, bytes]:
         fields[kind] = extra[at - size : at]
     if extra[at:].strip(b"\0"):
         raise ArchiveRefused(f"{shown(raw_name)} has a damaged extra field; pack it again")
+    if fields.get(UNICODE_PATH, bytes(5) + raw_name)[5:] != raw_name:  # after a version and a checksum
+        raise ArchiveRefused(f"{shown(raw_name)} has a second name; pack it with names in UTF-8")
     return fields

@@ -78,6 +78,10 @@ KINDS: Cases = {
     "folder by DOS": (_with(attributes=0x10), "folder by its attributes"),
     "file by its mode, folder by name": (zip_of(Member(b"a/", b"")), "folder by its attributes"),
     "folder with content": (zip_of(Member(b"a/", attributes=FOLDER)), "folder with content"),
+    "a folder that hides data": (
+        zip_of(Member(b"a/", b"", packed=b"hidden", attributes=FOLDER), Member(b"b")),
+        "is damaged|size and checksum",
+    ),
     "the root with content": (zip_of(Member(b"./", attributes=FOLDER)), "folder with content"),
 }
 
@@ -113,6 +117,7 @@ DISAGREEING: Cases = {
     "a descriptor in the directory alone": (_with(central={"flags": 8}), "differs between"),
     "no header": (_with(local={"magic": b"PK\0\0"}), "is not where"),
     "no entry": (_with(central={"magic": b"PK\0\0"}), "directory is damaged"),
+    "a second name before the data": (_with(local={"extra": extra(0x7075, bytes(5) + b"../b")}), "second name"),
     "a second name": (_with(central={"extra": extra(0x7075, b"\1" + bytes(4) + b"../b.txt")}), "second name"),
 }
 
