@@ -37,32 +37,37 @@ class Tree(AbstractContextManager["Tree"]):
 
     def add(self, name: Name, content: Iterable[bytes]) -> None:
         """A file of this name, or a folder, which has no content; what macOS keeps for itself is passed over."""
-        self._tally.entry()
         if name.is_noise:
+            self._tally.entry()
             self.passed_over += 1
             _read_through(content)
         elif name.of_folder:
-            self._claim_folder(name.parts)
+            if not self._claim_folder(name.parts):
+                self._tally.entry()  # named once more
             _read_through(content)
         else:
             self._claim_file(name)
             self._write(name, _not_an_archive(name, content))
 
-    def _claim_folder(self, parts: Parts) -> None:
-        """Have the folder and those above it; a second spelling of one is refused."""
+    def _claim_folder(self, parts: Parts) -> bool:
+        """Have the folder and those above it, and say whether it is new; a second spelling of one is refused."""
         if self._last[0] == parts:
-            return
+            return False
         key = folded(parts)
         if key not in self._folders:
             self._claim_folder(parts[:-1])
             if _mark(key) in self._taken:
                 raise ArchiveRefused(f"{shown('/'.join(parts))} is both a file and a folder; rename one and pack again")
+            self._tally.entry()
             os.mkdir(parts[-1], 0o700, dir_fd=self._descriptor(parts[:-1]))
             self._folders[key] = parts
-        elif self._folders[key] != parts:
+            return True
+        if self._folders[key] != parts:
             raise _twice(parts, self._folders[key])
+        return False
 
     def _claim_file(self, name: Name) -> None:
+        self._tally.entry()
         self._claim_folder(name.parts[:-1])
         key = folded(name.parts)
         if key in self._folders:

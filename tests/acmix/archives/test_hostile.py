@@ -85,6 +85,7 @@ FAMILIES = {
     [
         (Limits(entries=10), [(name, b"x") for name in MANY], "10 are the most|more than 10 files"),
         (Limits(entries=10), [(b"._%d" % number, b"x") for number in range(11)], "10 are the most|more than 10 files"),
+        (Limits(entries=10), [(b"a/b/c/d/e/f/g/h/i/j/k", b"x")], "more than 10 files"),
         (Limits(file_bytes=1000), [(b"a", bytes(1001))], "larger than 1000 bytes"),
         (Limits(total_bytes=10_000), [(name, bytes(1000)) for name in MANY], "more than 10000 bytes"),
         (Limits(total_bytes=10_000), [(b"._a", bytes(10_001))], "more than 10000 bytes"),
@@ -92,7 +93,17 @@ FAMILIES = {
         (Limits(part_bytes=5), [(b"abcdef", b"x")], "longer than 5 bytes"),
         (Limits(path_bytes=5), [(b"ab/cde", b"x")], "longer than 5 bytes"),
     ],
-    ids=["entries", "passed over", "one file", "all files", "passed over bytes", "depth", "part", "path"],
+    ids=[
+        "entries",
+        "passed over",
+        "folders of no entry",
+        "one file",
+        "all files",
+        "passed over bytes",
+        "depth",
+        "part",
+        "path",
+    ],
 )
 def test_every_limit_holds_in_every_form(watched: Path, pack, limits: Limits, files, says: str) -> None:
     assert re.search(says, _refusal(watched, pack(files), limits))
@@ -134,6 +145,6 @@ def test_a_folder_that_is_a_link_is_not_unpacked_into(watched: Path) -> None:
     (watched / "archive").write_bytes(tar(member(b"a")))
     (watched / "elsewhere").mkdir()
     (watched / "link").symlink_to(watched / "elsewhere")
-    with pytest.raises(OSError, match="link"):
+    with pytest.raises(OSError, match=r"symbolic link|Not a directory"):
         unpack(watched / "archive", watched / "link")
     assert not list((watched / "elsewhere").iterdir())
