@@ -3,7 +3,7 @@
 # A header is a block of 512 bytes; a content takes whole blocks. Source: POSIX.1-2024, pax; GNU tar's manual.
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from acmix.archives import names
 from acmix.archives.forms import is_tar_header
@@ -54,7 +54,7 @@ class _Extensions:
 
     raw_name: bytes | None = None
     size_bytes: int | None = None
-    of: str | None = field(default=None)  # the kind of header, for a sentence
+    of: str | None = None  # the kind of header, for a sentence
 
 
 def unpack_tar(stream: Stream, tree: Tree, limits: Limits) -> None:

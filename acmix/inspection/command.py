@@ -82,13 +82,14 @@ def inspect(request: Request, progress: Progress) -> Report:
 
 def _fetch(request: Request, progress: Progress) -> int:
     """Have the content there, unpacked; how many files of macOS's own were passed over."""
+    request.into.mkdir(parents=True, exist_ok=True)
     if request.folder is not None:
         if not request.folder.is_dir():
             raise DatasetMissing(f"{request.folder.name} is not a folder")
         return 0
     if request.sha256 is not None:
         _check_sha256(request.archive, request.sha256, progress)
-    request.content.mkdir(parents=True, exist_ok=True)
+    request.content.mkdir(exist_ok=True)
     tell = progress.of("unpacking")
     return unpack(request.archive, request.content, limits=request.limits, tell=tell).passed_over
 

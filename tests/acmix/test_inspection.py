@@ -1,60 +1,24 @@
-"""What is said of uploaded data: a report that holds, or every fault by its file; and the command in its limits."""
+"""What is said of uploaded data: a report that holds, or every fault by its file."""
 
 import io
 import json
 import random
 import struct
-import subprocess
-import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from acmix.datasets.image_folder import ImageFolder
 from acmix.errors import DatasetCorrupt
-from acmix.inspection import contact_sheet, reports
 from acmix.inspection.command import Request, inspect
-from acmix.inspection.content import Content
-from acmix.inspection.findings import look_at
-from acmix.inspection.formats._contract import Format
 from acmix.inspection.progress import Progress
+from tests.acmix.photos import noise, write_photos, zip_of
 
 RED, GREEN, BLUE = (220, 30, 30), (30, 200, 30), (30, 30, 210)
-
-
-def _noise(seed: int, size=(12, 10)) -> Image.Image:
-    """A picture like no other."""
-    width, height = size
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def _photos(
-    place: Path, *, splits: Iterable[str] = ("train", "val", "test"), images: int = 12, classes=("cat", "dog")
-) -> Path:
-    """So many different pictures in each class of each split."""
-    seed = 0
-    for split in splits:
-        for name in classes:
-            folder = place / split / name
-            folder.mkdir(parents=True)
-            for number in range(images):
-                seed += 1
-                _noise(seed).save(folder / f"{number}.png")
-    return place
-
-
-def _zip(place: Path, file: Path, *, wrapped_in: str = "") -> Path:
-    with zipfile.ZipFile(file, "w") as archive:
-        for path in place.rglob("*"):
-            archive.write(path, Path(wrapped_in) / path.relative_to(place))
-    return file
 
 
 def _tar(place: Path, file: Path) -> Path:
@@ -77,9 +41,9 @@ def _inspect_folder(tmp_path: Path, place: Path) -> dict:
 
 
 def test_what_is_ready_can_be_trained_on_as_the_report_says(tmp_path):
-    _photos(tmp_path / "photos")
-    _noise(99, (30, 40)).convert("L").save(tmp_path / "photos/train/cat/grey.jpg")
-    report = _inspect(tmp_path / "into", archive=[_zip(tmp_path / "photos", tmp_path / "x", wrapped_in="my data/v2")])
+    write_photos(tmp_path / "photos")
+    noise(99, (30, 40)).convert("L").save(tmp_path / "photos/train/cat/grey.jpg")
+    report = _inspect(tmp_path / "into", archive=[zip_of(tmp_path / "photos", tmp_path / "x", wrapped_in="my data/v2")])
     files = [path for path in (tmp_path / "photos").rglob("*") if path.is_file()]
     assert report["status"] == "ready"
     assert report["files"] == len(files) == 73
@@ -103,14 +67,14 @@ def test_what_is_ready_can_be_trained_on_as_the_report_says(tmp_path):
 
 
 def test_splits_that_are_missing_are_reported_as_training_cuts_them(tmp_path):
-    report = _inspect_folder(tmp_path, _photos(tmp_path / "photos", splits=["train"], images=20))
+    report = _inspect_folder(tmp_path, write_photos(tmp_path / "photos", splits=["train"], images=20))
     assert {name: split["samples"] for name, split in report["splits"].items()} == {"train": 32, "val": 4, "test": 4}
 
 
 def test_the_hash_is_that_of_the_files_whatever_brought_them(tmp_path):
-    photos = _photos(tmp_path / "photos")
+    photos = write_photos(tmp_path / "photos")
     (photos / "notes.txt").write_text("mine")
-    zipped, tarred = _zip(photos, tmp_path / "1"), _tar(photos, tmp_path / "2")
+    zipped, tarred = zip_of(photos, tmp_path / "1"), _tar(photos, tmp_path / "2")
     reports = [
         _inspect(tmp_path / "a", archive=[zipped]),
         _inspect(tmp_path / "b", archive=[tarred]),
@@ -124,11 +88,11 @@ def test_the_hash_is_that_of_the_files_whatever_brought_them(tmp_path):
 
 @pytest.mark.parametrize("change", ["content", "name", "place"])
 def test_the_hash_changes_with_any_file(tmp_path, change):
-    photos = _photos(tmp_path / "photos")
+    photos = write_photos(tmp_path / "photos")
     before = _inspect_folder(tmp_path, photos)["sha256"]
     path = photos / "train/cat/0.png"
     if change == "content":
-        _noise(1000).save(path)
+        noise(1000).save(path)
     elif change == "name":
         path.rename(photos / "train/cat/x.png")
     else:
@@ -137,7 +101,7 @@ def test_the_hash_changes_with_any_file(tmp_path, change):
 
 
 def test_the_same_picture_in_two_splits_is_found_by_its_bytes_and_by_its_pixels(tmp_path):
-    photos = _photos(tmp_path / "photos")
+    photos = write_photos(tmp_path / "photos")
     (photos / "val/cat/same.png").write_bytes((photos / "train/cat/3.png").read_bytes())
     Image.open(photos / "train/dog/4.png").save(photos / "test/dog/again.bmp")
     (photos / "train/cat/twice.png").write_bytes((photos / "train/cat/5.png").read_bytes())
@@ -155,8 +119,8 @@ def test_the_same_picture_in_two_splits_is_found_by_its_bytes_and_by_its_pixels(
 
 
 def test_classes_that_are_few_uneven_or_absent_are_warned_of(tmp_path):
-    photos = _photos(tmp_path / "photos", splits=["train"], images=2, classes=["cat"])
-    _photos(tmp_path / "more", splits=["train", "val"], images=60, classes=["dog"])
+    photos = write_photos(tmp_path / "photos", splits=["train"], images=2, classes=["cat"])
+    write_photos(tmp_path / "more", splits=["train", "val"], images=60, classes=["dog"])
     for path in (tmp_path / "more").rglob("*.png"):
         target = photos / path.relative_to(tmp_path / "more")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -168,12 +132,12 @@ def test_classes_that_are_few_uneven_or_absent_are_warned_of(tmp_path):
 
 
 def test_one_class_alone_is_warned_of(tmp_path):
-    report = _inspect_folder(tmp_path, _photos(tmp_path / "photos", classes=["cat"]))
+    report = _inspect_folder(tmp_path, write_photos(tmp_path / "photos", classes=["cat"]))
     assert "only one class, cat" in report["warnings"][0]
 
 
 def test_of_a_picture_of_many_frames_the_first_is_read(tmp_path):
-    photos = _photos(tmp_path / "photos")
+    photos = write_photos(tmp_path / "photos")
     first, second = Image.new("RGB", (12, 10), RED), Image.new("RGB", (12, 10), BLUE)
     for name in ("a.webp", "b.tiff", "c.png"):
         first.save(photos / "train/cat" / name, save_all=True, append_images=[second], lossless=True)
@@ -185,9 +149,9 @@ def test_of_a_picture_of_many_frames_the_first_is_read(tmp_path):
 
 
 def test_what_macos_keeps_is_counted(tmp_path):
-    photos = _photos(tmp_path / "photos")
+    photos = write_photos(tmp_path / "photos")
     (photos / "train/cat/._0.png").write_bytes(b"x")
-    report = _inspect(tmp_path / "into", archive=[_zip(photos, tmp_path / "x")])
+    report = _inspect(tmp_path / "into", archive=[zip_of(photos, tmp_path / "x")])
     assert (report["files"], report["statistics"]["passed_over"]) == (72, 1)
 
 
@@ -204,19 +168,19 @@ def _bomb(path: Path) -> None:
 
 
 def _cut(path: Path) -> None:
-    _noise(7, (200, 200)).save(path)
+    noise(7, (200, 200)).save(path)
     path.write_bytes(path.read_bytes()[:5000])
 
 
 def test_every_picture_that_cannot_be_read_is_a_fault_of_its_file(tmp_path):
-    photos = _photos(tmp_path / "photos")
+    photos = write_photos(tmp_path / "photos")
     _cut(photos / "train/cat/cut.jpg")
     _bomb(photos / "train/dog/bomb.png")
     (photos / "val/cat/text.png").write_text("no picture")
     (photos / "val/dog/empty.webp").write_bytes(b"")
-    _noise(8, (300, 3)).save(photos / "test/dog/strip.png")
-    _noise(9).save(photos / "test/cat/gif.png", format="GIF")
-    report = _inspect(tmp_path / "into", archive=[_zip(photos, tmp_path / "x")])
+    noise(8, (300, 3)).save(photos / "test/dog/strip.png")
+    noise(9).save(photos / "test/cat/gif.png", format="GIF")
+    report = _inspect(tmp_path / "into", archive=[zip_of(photos, tmp_path / "x")])
     assert report["status"] == "rejected"
     assert report["faults_total"] == 6
     told = {fault["file"]: fault for fault in report["faults"]}
@@ -239,7 +203,7 @@ def test_every_picture_that_cannot_be_read_is_a_fault_of_its_file(tmp_path):
 
 
 def test_twenty_faults_are_told_and_all_are_counted(tmp_path):
-    photos = _photos(tmp_path / "photos")
+    photos = write_photos(tmp_path / "photos")
     for number in range(25):
         (photos / f"train/cat/{number}.jpg").write_bytes(b"x")
     report = _inspect_folder(tmp_path, photos)
@@ -248,14 +212,14 @@ def test_twenty_faults_are_told_and_all_are_counted(tmp_path):
 
 def test_damaged_pictures_are_read_or_are_faults_and_never_break_anything(tmp_path):
     """200 of them in every format, damaged by a fixed seed; what the data set reads decides."""
-    chance, photos = random.Random(3), _photos(tmp_path / "photos", splits=["val"])
+    chance, photos = random.Random(3), write_photos(tmp_path / "photos", splits=["val"])
     folder = photos / "train/cat"
     folder.mkdir(parents=True)
     (photos / "train/dog").mkdir()
-    _noise(0).save(photos / "train/dog/1.png")
+    noise(0).save(photos / "train/dog/1.png")
     for number in range(200):
         path = folder / f"{number}.{('jpg', 'png', 'webp', 'bmp', 'tif')[number % 5]}"
-        _noise(number, (40, 30)).save(path)
+        noise(number, (40, 30)).save(path)
         content = bytearray(path.read_bytes())
         for _ in range(chance.randint(1, 8)):
             content[chance.randrange(len(content))] = chance.randrange(256)
@@ -272,14 +236,14 @@ def test_damaged_pictures_are_read_or_are_faults_and_never_break_anything(tmp_pa
 
 
 def test_a_tree_of_another_shape_is_rejected_with_all_its_faults(tmp_path):
-    photos = _photos(tmp_path / "photos")
+    photos = write_photos(tmp_path / "photos")
     (photos / "train/cat/labels.csv").write_text("x")
     (photos / "train/dog/more").mkdir()
     (photos / "train/bird").mkdir()
     (photos / "val/fish").mkdir()
     (photos / "test/readme.txt").write_text("x")
     (photos / "train/notes.txt").write_text("x")
-    report = _inspect(tmp_path / "into", archive=[_zip(photos, tmp_path / "x", wrapped_in="wrapped")])
+    report = _inspect(tmp_path / "into", archive=[zip_of(photos, tmp_path / "x", wrapped_in="wrapped")])
     assert {fault["file"]: fault["message"].partition(" is ")[2][:14] for fault in report["faults"]} == {
         "test/readme.txt": "a class that t",
         "train/bird": "an empty class",
@@ -292,8 +256,8 @@ def test_a_tree_of_another_shape_is_rejected_with_all_its_faults(tmp_path):
 
 
 def test_data_without_train_are_rejected_with_what_was_found(tmp_path):
-    _photos(tmp_path / "photos", splits=["images", "labels"])
-    report = _inspect(tmp_path / "into", archive=[_zip(tmp_path / "photos", tmp_path / "x")])
+    write_photos(tmp_path / "photos", splits=["images", "labels"])
+    report = _inspect(tmp_path / "into", archive=[zip_of(tmp_path / "photos", tmp_path / "x")])
     assert report["faults"][0]["code"] == "dataset_missing"
     assert report["faults"][0]["message"] == "train is not a folder; images lie in train/<class>/"
     assert report["found"] == "images/: 2 folders, 24 files (.png 24)\nlabels/: 2 folders, 24 files (.png 24)"
@@ -312,7 +276,7 @@ def test_a_refused_archive_is_one_fault_and_leaves_nothing(tmp_path):
 
 
 def test_another_sha256_than_was_declared_is_a_rejection_that_names_both(tmp_path):
-    archive = _zip(_photos(tmp_path / "photos"), tmp_path / "x")
+    archive = zip_of(write_photos(tmp_path / "photos"), tmp_path / "x")
     report = _inspect(tmp_path / "into", archive=[archive], sha256="0" * 64)
     [fault] = report["faults"]
     actual = fault["message"].partition(" is ")[2][:64]
@@ -332,7 +296,7 @@ def test_another_sha256_than_was_declared_is_a_rejection_that_names_both(tmp_pat
 )
 def test_what_cannot_be_asked_for_is_a_fault(tmp_path, request_of, says):
     (tmp_path / "into").mkdir()
-    report = _inspect(tmp_path / "into", folder=_photos(tmp_path / "photos"), **request_of)
+    report = _inspect(tmp_path / "into", folder=write_photos(tmp_path / "photos"), **request_of)
     assert report["status"] == "rejected"
     assert says in report["faults"][0]["message"]
 
@@ -341,7 +305,7 @@ def test_what_cannot_be_asked_for_is_a_fault(tmp_path, request_of, says):
 
 
 def test_a_folder_is_looked_at_in_place(tmp_path):
-    photos = _photos(tmp_path / "root/photos")
+    photos = write_photos(tmp_path / "root/photos")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "root").rglob("*")}
     (tmp_path / "into").mkdir()
     report = _inspect(tmp_path / "into", folder=tmp_path / "root", options={"image_px": 64})
@@ -354,7 +318,7 @@ def test_a_folder_is_looked_at_in_place(tmp_path):
 
 
 def test_a_link_out_of_the_folder_is_refused_and_one_within_is_followed(tmp_path):
-    photos = _photos(tmp_path / "photos", splits=["train", "val"])
+    photos = write_photos(tmp_path / "photos", splits=["train", "val"])
     (photos / "test").symlink_to(photos / "val")
     (tmp_path / "outside.png").write_bytes((photos / "train/cat/0.png").read_bytes())
     report = _inspect_folder(tmp_path, photos)
@@ -381,7 +345,7 @@ def test_progress_is_told_once_a_second_at_most():
 
 
 def test_every_phase_is_told(tmp_path):
-    archive, out = _zip(_photos(tmp_path / "photos"), tmp_path / "x"), io.StringIO()
+    archive, out = zip_of(write_photos(tmp_path / "photos"), tmp_path / "x"), io.StringIO()
     hours = iter(range(10**6))
     request = Request(tmp_path / "into", "classification", "image_folder", archive=[archive], sha256="0" * 64)
     inspect(request, Progress(out, clock=lambda: next(hours)))
@@ -390,173 +354,3 @@ def test_every_phase_is_told(tmp_path):
     told = [json.loads(line)["progress"] for line in out.getvalue().splitlines()]
     assert list(dict.fromkeys(each["phase"] for each in told)) == ["hashing", "unpacking", "checking"]
     assert told[-1] == {"phase": "checking", "done": 72, "of": 72}
-
-
-# The contact sheet
-
-
-class _Objects:
-    """Grey pictures of any task."""
-
-    name, classes = "objects", ("thing", "other thing")
-
-    def __init__(self, *targets) -> None:
-        self.targets = targets
-
-    def split(self, name: str):
-        return self
-
-    def source(self, index: int) -> str:
-        return f"{index}.png"
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int):
-        return torch.full((3, 120, 240), 100, dtype=torch.uint8), self.targets[index]
-
-
-def _boxes(*, masks: bool = False) -> dict[str, torch.Tensor]:
-    target = {
-        "boxes": torch.tensor([[20.0, 30.0, 100.0, 110.0], [150.0, 10.0, 230.0, 60.0]]),
-        "labels": torch.tensor([0, 1]),
-        "areas": torch.tensor([6400.0, 4000.0]),
-        "crowd": torch.tensor([False, True]),
-    }
-    if masks:
-        target["masks"] = torch.zeros((2, 120, 240), dtype=torch.uint8)
-        target["masks"][0, 60:110, 20:60] = 1
-    return target
-
-
-CELL_TOP = contact_sheet.GAP_PX + (contact_sheet.CELL_PX - 120) // 2  # of a picture half as high as wide
-CELL_LEFT = contact_sheet.GAP_PX
-
-
-def _drawn(target) -> np.ndarray:
-    """The first sample's picture on the sheet."""
-    sheet = np.asarray(contact_sheet.draw_sheet(_Objects(target)))
-    return sheet[CELL_TOP : CELL_TOP + 120, CELL_LEFT : CELL_LEFT + 240]
-
-
-def test_samples_are_spread_over_train(tmp_path):
-    for name, colour in (("a", RED), ("b", GREEN), ("c", BLUE), ("d", RED)):
-        (tmp_path / "photos/train" / name).mkdir(parents=True)
-        for number in range(30):
-            Image.new("RGB", (8, 8), colour).save(tmp_path / "photos/train" / name / f"{number}.png")
-    sheet = contact_sheet.draw_sheet(ImageFolder(tmp_path, folder="photos"))
-    step = contact_sheet.CELL_PX + contact_sheet.GAP_PX
-    for row, colour in enumerate((RED, GREEN, BLUE, RED)):
-        for column in range(4):
-            assert sheet.getpixel((100 + column * step, 100 + row * (step + contact_sheet.CAPTION_PX))) == colour
-
-
-def test_of_the_same_data_the_sheet_is_the_same(tmp_path):
-    photos = ImageFolder(_photos(tmp_path), folder=".")
-    contact_sheet.write(photos, tmp_path / "1.png")
-    contact_sheet.write(photos, tmp_path / "2.png")
-    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
-
-
-def test_the_class_stands_below_its_picture():
-    captions = slice(CELL_LEFT + 0, CELL_LEFT + 240)
-    rows = slice(
-        contact_sheet.GAP_PX + contact_sheet.CELL_PX,
-        contact_sheet.GAP_PX + contact_sheet.CELL_PX + contact_sheet.CAPTION_PX,
-    )
-    drawn = [np.asarray(contact_sheet.draw_sheet(_Objects(label)))[rows, captions] for label in (0, 1)]
-    assert all((caption < 100).any() for caption in drawn)
-    assert (drawn[0] != drawn[1]).any()
-    assert (drawn[0] < 100).sum() < (drawn[1] < 100).sum()
-
-
-def test_boxes_masks_and_labels_are_drawn_where_they_are():
-    plain, boxed, masked = _drawn(0), _drawn(_boxes()), _drawn(_boxes(masks=True))
-    assert (plain == 100).all()
-    assert (boxed[80, 20] != 100).any()
-    assert (boxed[80, 99] != 100).any()
-    assert (boxed[109, 60] != 100).any()
-    assert (boxed[80, 60] == 100).all()
-    assert (boxed[80, 110] == 100).all()
-    assert (boxed[34:44, 24:60] != 100).any()  # the class's name
-    assert (masked[80, 40] != 100).any()
-    assert (masked[80, 80] == 100).all()
-
-
-def test_a_label_map_is_tinted_by_class_and_left_alone_where_ignored():
-    labels_HW = torch.full((120, 240), 255, dtype=torch.uint8)
-    labels_HW[:, :80], labels_HW[:, 80:160] = 0, 1
-    drawn = _drawn(labels_HW)
-    assert len({tuple(drawn[60, x]) for x in (40, 120, 200)}) == 3
-    assert (drawn[:, 160:] == 100).all()
-
-
-def test_other_tasks_are_counted_by_their_targets(tmp_path):
-    class Boxes(Format):
-        name, task, layout, expected = "boxes", "detection", frozenset(), "boxes"
-
-    class Maps(Boxes):
-        task = "segmentation"
-
-    labels_HW = torch.tensor([[1, 1, 255]], dtype=torch.uint8)
-    content = Content("0" * 64, 1, 1)
-    for form, target, by_class in [
-        (Boxes, _boxes(), {"thing": 1, "other thing": 0}),
-        (Maps, labels_HW, {"thing": 0, "other thing": 1}),
-    ]:
-        findings = look_at(_Objects(target), tmp_path, lambda done, of: None)
-        report = reports.ready(form, content, findings, root=".", options={}, passed_over=0)
-        assert report["splits"]["train"] == {"samples": 1, "by_class": by_class}
-
-
-# The command
-
-
-def _command(into: Path, *arguments: object, note_imports: bool = False) -> tuple[int, list[dict], str]:
-    """Exit status, lines of stdout, stderr."""
-    command = [sys.executable, *(["-X", "importtime"] if note_imports else []), "-m", "acmix", "inspect"]
-    command += ["--into", into, "--task", "classification", "--format", "image_folder", *arguments]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
-
-
-def test_the_command_tells_progress_and_ends_with_the_report(tmp_path):
-    whole = _zip(_photos(tmp_path / "photos"), tmp_path / "x").read_bytes()
-    parts = [tmp_path / "1", tmp_path / "2"]
-    parts[0].write_bytes(whole[:7000])
-    parts[1].write_bytes(whole[7000:])
-    status, lines, _ = _command(
-        tmp_path / "into", "--archive", parts[0], "--archive", parts[1], "--options", '{"image_px": 32}'
-    )
-    assert status == 0
-    assert all(set(line["progress"]) == {"phase", "done", "of"} for line in lines[:-1])
-    assert len(lines) > 1
-    assert (lines[-1]["status"], lines[-1]["options"]) == ("ready", {"folder": ".", "image_px": 32})
-    with Image.open(tmp_path / "into/samples.png") as sheet:
-        assert sheet.size == (1000, 1112)
-
-
-def test_the_command_refuses_an_archive_without_torch(tmp_path):
-    (tmp_path / "x").write_bytes(b"no archive")
-    status, lines, log = _command(tmp_path / "into", "--archive", tmp_path / "x", note_imports=True)
-    assert (status, lines[-1]["status"]) == (0, "rejected")
-    imported = {line.rpartition("|")[2].strip() for line in log.splitlines() if line.startswith("import time:")}
-    assert "zstandard" in imported
-    assert not imported & {"torch", "numpy", "PIL"}
-
-
-def test_the_command_fails_where_its_memory_does_not_suffice(tmp_path):
-    """A picture of 72 million pixels, which training would read, in 100 MB."""
-    photos = _photos(tmp_path / "photos")
-    Image.new("L", (9000, 8000)).save(photos / "train/cat/large.png")
-    status, lines, log = _command(tmp_path, "--folder", photos, "--memory-bytes", 100 * 2**20)
-    assert status == 1
-    assert "MemoryError" in log
-    assert all("status" not in line for line in lines)
-
-
-def test_the_command_takes_lower_limits(tmp_path):
-    archive = _zip(_photos(tmp_path / "photos"), tmp_path / "x")
-    status, lines, _ = _command(tmp_path / "into", "--archive", archive, "--limits", '{"entries": 50}')
-    assert (status, lines[-1]["faults_total"]) == (0, 1)
-    assert "50 are the most" in lines[-1]["faults"][0]["message"]
