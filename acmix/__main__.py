@@ -1,4 +1,4 @@
-"""The library by hand: `python -m acmix run spec.json --folder DIR`, `plan spec.json`, `convert` or `catalog`."""
+"""The library by hand: `python -m acmix run spec.json --folder DIR`, or `plan`, `convert`, `inspect`, `catalog`."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from acmix import spec, tether
 from acmix.errors import AcmixError, Problem, Reason
 from acmix.events import Event, status
+from acmix.inspection import command as inspection
 
 log = logging.getLogger("acmix")
 
@@ -27,6 +28,8 @@ def main() -> int:
         return _catalog(events_out)
     if arguments.command == "convert":
         return _convert(arguments, events_out)
+    if arguments.command == "inspect":
+        return inspection.run(arguments, events_out)
     if arguments.command == "plan":
         return _serve_plans(events_out) if arguments.serve else _plan(arguments, events_out)
     return _run(arguments, events_out)
@@ -49,8 +52,10 @@ def _arguments() -> argparse.Namespace:
     convert.add_argument("source", type=Path, help="what their training scripts saved: a ResNet or a Swin")
     convert.add_argument("target", type=Path, help="the safetensors file to write")
     convert.add_argument("--backbone", help="what it must hold, such as resnet50 or swin_tiny; else whatever it is")
+    inspect = commands.add_parser("inspect", help="unpack and look into a data set; a report as JSON, the last line")
+    inspection.add_arguments(inspect)
     catalog = commands.add_parser("catalog", help="what specs can name here, as one line of JSON on stdout")
-    for command in (run, plan, convert, catalog):
+    for command in (run, plan, convert, inspect, catalog):
         command.add_argument("--tether", type=int, metavar="PID", help="end when the parent, this process, ends")
     arguments = parser.parse_args()
     if arguments.command == "plan" and (arguments.spec is None) != arguments.serve:

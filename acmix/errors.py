@@ -115,6 +115,13 @@ class DatasetCorrupt(AcmixError):
     blame = "data"
 
 
+class ArchiveRefused(AcmixError):
+    """An archive holds something that is not unpacked; the message names the member and says what would do."""
+
+    code = "archive_refused"
+    blame = "data"
+
+
 class Diverged(AcmixError):
     """The loss is no longer finite; the message names layer and step."""
 

@@ -1,0 +1,1 @@
+"""Looking into data that someone uploaded: unpacked, every image decoded, counted and shown, by a confined process."""
