@@ -282,3 +282,8 @@ class Plan:
 def read(kind: type[T], row: Mapping[Any, Any]) -> T:
     """The row as `kind`, a dataclass of this module; columns it does not name are left out."""
     return kind(**{field.name: row[field.name] for field in fields(kind)})  # type: ignore[arg-type]  # T is a dataclass
+
+
+def storable(text: str) -> str:
+    """Text that PostgreSQL takes: no NUL, no half of a surrogate pair."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
