@@ -177,7 +177,7 @@ def _dataset_conflict(request: Request, error: Any) -> JSONResponse:
         headers["Upload-Length"] = str(found.total_bytes)
     actions = allowed_dataset_actions(found.status)
     stands = {"dataset": found.id, "resource_status": found.status, "allowed_actions": actions}
-    return problem(request, 409, "conflict", str(error), headers=headers, **stands)
+    return problem(request, 409, error.code, str(error), headers=headers, **stands)
 
 
 def _key_reused(request: Request, error: Any) -> JSONResponse:

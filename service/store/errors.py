@@ -1,6 +1,7 @@
 """What the store refuses, named for what happened; each message is a sentence."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from service.store.rows import Dataset, Job
 
@@ -50,6 +51,8 @@ class DatasetNeeded(Exception):
 class DatasetConflict(Exception):
     """What was asked does not go with how the data set stands."""
 
+    code: ClassVar[str] = "conflict"
+
     def __init__(self, dataset: Dataset, sentence: str) -> None:
         super().__init__(f"data set {dataset.id} {sentence}")
         self.dataset = dataset
@@ -80,12 +83,16 @@ class UploadNotTaken(DatasetConflict):
 class UploadUnderWay(DatasetConflict):
     """Another request uploads at the same time, or has gone on in this one's place."""
 
+    code = "upload_under_way"
+
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset, "is being uploaded by another request; ask for its offset and try again")
 
 
 class OffsetDiffers(DatasetConflict):
     """An upload goes on where the one before ended, and nowhere else."""
+
+    code = "offset_differs"
 
     def __init__(self, dataset: Dataset, start: int) -> None:
         stored = dataset.received_bytes
