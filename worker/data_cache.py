@@ -132,13 +132,21 @@ class DataCache:
                 if is_alone:
                     shutil.rmtree(left, ignore_errors=True)
         sizes = self._sizes()
+        for entry in [entry for entry in sizes if self._is_deleted(entry)]:
+            if _removed(entry):
+                del sizes[entry]
         for entry in sorted(sizes, key=lambda entry: _lock_of(entry).stat().st_mtime):
             if sum(sizes.values()) + size_bytes <= self.most_bytes:
                 return
-            with _alone(entry) as is_alone:
-                if is_alone:
-                    _remove(entry)
-                    del sizes[entry]
+            if _removed(entry):
+                del sizes[entry]
+
+    def _is_deleted(self, entry: Path) -> bool:
+        try:
+            self.reader.dataset(entry.name.partition("-")[0])
+        except DatasetNotFound:
+            return True
+        return False
 
     def _sizes(self) -> dict[Path, int]:
         """Bytes of every entry that is whole; another process may remove some meanwhile."""
@@ -154,13 +162,16 @@ def _lock_of(entry: Path) -> Path:
     return entry.with_name(f"{entry.name}.lock")
 
 
-def _remove(entry: Path) -> None:
-    """Out of its place at once, then off the disk."""
+def _removed(entry: Path) -> bool:
+    """Remove an entry, unless it is in use: out of its place at once, then off the disk."""
     gone = _beside(entry, ".gone")
-    with suppress(FileNotFoundError):  # another has removed it
-        entry.rename(gone)
-        log.info("%s makes way for another data set", entry.name)
-    shutil.rmtree(gone, ignore_errors=True)
+    with _alone(entry) as is_alone:
+        if is_alone:
+            with suppress(FileNotFoundError):  # another has removed it
+                entry.rename(gone)
+                log.info("%s makes way for another data set", entry.name)
+            shutil.rmtree(gone, ignore_errors=True)
+    return is_alone
 
 
 def _beside(entry: Path, suffix: str) -> Path:

@@ -130,6 +130,14 @@ def test_the_one_that_was_not_of_use_for_the_longest_time_makes_way_but_never_on
     assert strays(cache) == []
 
 
+def test_one_that_was_deleted_is_removed_when_another_comes(backend: Backend, cache: DataCache) -> None:
+    deleted, other = made_ready(backend, "ready 1"), made_ready(backend, "ready 2")
+    read(cache, deleted)
+    backend.datasets.begin_delete(deleted.id)
+    read(cache, other)
+    assert kept(cache) == {other.id}
+
+
 @pytest.mark.parametrize(
     ("text", "error", "sentence"),
     [
