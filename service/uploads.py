@@ -45,8 +45,11 @@ def announced(headers: Mapping[str, str], *, most: int) -> Announced:
     """What the headers announce.
 
     Raises:
-        RequestRefused: 413 for an archive of more than `most` bytes, 422 for headers that say nothing possible.
+        RequestRefused: 413 for an archive of more than `most` bytes, 415 for a form, 422 for headers that say nothing
+            possible.
     """
+    if headers.get("content-type", "").lower().startswith("multipart/"):
+        raise RequestRefused(415, "unsupported_media_type", "send the archive itself as the body, not within a form")
     length = _length(headers.get("content-length"))
     sha256 = _digest(headers.get("content-digest"))
     content_range = headers.get("content-range")

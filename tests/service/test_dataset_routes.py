@@ -153,36 +153,34 @@ def test_every_task_and_format_can_be_declared_and_no_other(api: Deployed) -> No
         assert all(name in fault["message"] for name in fixes or allowed)
 
 
-@on_sqlite
-@pytest.mark.parametrize(
-    ("wrong", "pointer", "message"),
-    [
-        ({"name": None}, "/name", "name must be a string"),
-        ({"name": ""}, "/name", "name must have at least 1 character"),
-        ({"name": "a\nb"}, "/name", "name must hold no control characters"),
-        ({"options": []}, "/options", "options must be an object"),
-        ({"sha256": "A" * 64}, "/sha256", "sha256 must be 64 hexadecimal digits in lower case"),
-        ({"colour": 1}, "/colour", "'colour' is not a field of a data set"),
-        ({"formats": "voc"}, "/formats", "'formats' is not a field of a data set"),
-        ({"path": "/etc"}, "/path", "path='/etc' must be a path below the data root, without '..'"),
-        ({"path": "../x"}, "/path", "path='../x' must be a path below the data root, without '..'"),
-        ({"path": "a/../../x"}, "/path", "path='a/../../x' must be a path below the data root, without '..'"),
-        ({"path": "absent"}, "/path", "path='absent' is no folder below the data root"),
-        ({"path": "file"}, "/path", "path='file' is no folder below the data root"),
-        ({"path": "out"}, "/path", "path='out' is a link out of the data root; mount or copy the files instead"),
-        ({"path": "in", "sha256": "a" * 64}, "/sha256", "sha256 is an archive's; leave it out where path is given"),
-    ],
+IMPOSSIBLE = (
+    ({"name": None}, "/name", "name must be a string"),
+    ({"name": ""}, "/name", "name must have at least 1 character"),
+    ({"name": "a\nb"}, "/name", "name must hold no control characters"),
+    ({"options": []}, "/options", "options must be an object"),
+    ({"sha256": "A" * 64}, "/sha256", "sha256 must be 64 hexadecimal digits in lower case"),
+    ({"colour": 1}, "/colour", "'colour' is not a field of a data set"),
+    ({"formats": "voc"}, "/formats", "'formats' is not a field of a data set"),
+    ({"path": "/etc"}, "/path", "path='/etc' must be a path below the data root, without '..'"),
+    ({"path": "../x"}, "/path", "path='../x' must be a path below the data root, without '..'"),
+    ({"path": "a/../../x"}, "/path", "path='a/../../x' must be a path below the data root, without '..'"),
+    ({"path": "absent"}, "/path", "path='absent' is no folder below the data root"),
+    ({"path": "file"}, "/path", "path='file' is no folder below the data root"),
+    ({"path": "out"}, "/path", "path='out' is a link out of the data root; mount or copy the files instead"),
+    ({"path": "in", "sha256": "a" * 64}, "/sha256", "sha256 is an archive's; leave it out where path is given"),
 )
-def test_a_declaration_that_cannot_be_is_told_where_and_why(
-    wrong: dict[str, Any], pointer: str, message: str, api: Deployed
-) -> None:
+
+
+@on_sqlite
+def test_a_declaration_that_cannot_be_is_told_where_and_why(api: Deployed) -> None:
     root = api.settings.data_root
     (root / "in").mkdir(parents=True)
     (root / "file").touch()
     (root / "out").symlink_to(root.parent)
-    answer = refused(api.http.post("/v1/datasets", json={**FLOWERS, **wrong}), 422, "dataset_invalid")
-    [fault] = answer["errors"]
-    assert (fault["pointer"], fault["message"]) == (pointer, message)
+    for wrong, pointer, message in IMPOSSIBLE:
+        answer = refused(api.http.post("/v1/datasets", json={**FLOWERS, **wrong}), 422, "dataset_invalid")
+        [fault] = answer["errors"]
+        assert (fault["pointer"], fault["message"]) == (pointer, message)
     assert api.get("/v1/datasets")["data"] == []
 
 
@@ -235,13 +233,13 @@ def test_a_long_body_stands_on_the_disk_one_piece_at_a_time(
     api: Deployed, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "WRITE_BYTES", 2**14)
-    monkeypatch.setattr(uploads, "PIECE_BYTES", 2**17)
-    long = ARCHIVE * 1024
+    monkeypatch.setattr(uploads, "PIECE_BYTES", 2**20)
+    long = ARCHIVE * 4096
     with served(api.app) as url:
         assert httpx.put(f"{url}/v1/datasets/{dataset}/content", content=long).status_code == 200
     sizes = [part.size_bytes for part in api.reader.dataset_parts(dataset)]
     assert len(sizes) > 2
-    assert all(2**17 <= size < 2**18 for size in sizes[:-1])
+    assert all(2**20 <= size < 2**21 for size in sizes[:-1])
     assert stored(api, dataset) == long
 
 
@@ -270,33 +268,31 @@ def test_a_part_goes_on_where_the_one_before_ended(
     assert put_part(api, dataset, 300, 1024).json()["status"] == "checking"
 
 
-@on_sqlite
-@pytest.mark.parametrize(
-    ("headers", "header", "sentence"),
-    [
-        ({"Content_Range": "items 0-9/10"}, "content-range", "the unit of Content-Range is 'items'; bytes would do"),
-        ({"Content_Range": "bytes 0-9/*"}, "content-range", "must read like 'bytes 0-1023/4096', the total included"),
-        ({"Content_Range": "bytes */10"}, "content-range", "must read like"),
-        ({"Content_Range": "bytes=0-9/10"}, "content-range", "must read like"),
-        ({"Content_Range": "bytes 0-/10"}, "content-range", "must read like"),
-        ({"Content_Range": "bytes -1-9/10"}, "content-range", "must read like"),
-        ({"Content_Range": f"bytes 0-{9**40}/{9**41}"}, "content-range", "must read like"),
-        ({"Content_Range": "bytes 9-0/10"}, "content-range", "the first must not be above the last"),
-        ({"Content_Range": "bytes 0-10/10"}, "content-range", "the last must be below the total"),
-        ({"Content_Range": "bytes 0-8/10"}, "content-length", "Content-Length is 10; Content-Range spans 9 bytes"),
-        ({"Content_Range": "bytes 0-10/11"}, "content-length", "Content-Length is 10; Content-Range spans 11 bytes"),
-        ({"Content_Digest": "sha-256=abc"}, "content-digest", "must read like 'sha-256=:BASE64:'"),
-        ({"Content_Digest": "sha-256=:&&:"}, "content-digest", "must be 32 bytes in base64"),
-        ({"Content_Digest": "sha-256=:AAAA:"}, "content-digest", "must be 32 bytes in base64"),
-    ],
+NO_HEADERS: tuple[tuple[dict[str, str], str, str], ...] = (
+    ({"Content_Range": "items 0-9/10"}, "content-range", "the unit of Content-Range is 'items'; bytes would do"),
+    ({"Content_Range": "bytes 0-9/*"}, "content-range", "must read like 'bytes 0-1023/4096', the total included"),
+    ({"Content_Range": "bytes */10"}, "content-range", "must read like"),
+    ({"Content_Range": "bytes=0-9/10"}, "content-range", "must read like"),
+    ({"Content_Range": "bytes 0-/10"}, "content-range", "must read like"),
+    ({"Content_Range": "bytes -1-9/10"}, "content-range", "must read like"),
+    ({"Content_Range": f"bytes 0-{9**40}/{9**41}"}, "content-range", "must read like"),
+    ({"Content_Range": "bytes 9-0/10"}, "content-range", "the first must not be above the last"),
+    ({"Content_Range": "bytes 0-10/10"}, "content-range", "the last must be below the total"),
+    ({"Content_Range": "bytes 0-8/10"}, "content-length", "Content-Length is 10; Content-Range spans 9 bytes"),
+    ({"Content_Range": "bytes 0-10/11"}, "content-length", "Content-Length is 10; Content-Range spans 11 bytes"),
+    ({"Content_Digest": "sha-256=abc"}, "content-digest", "must read like 'sha-256=:BASE64:'"),
+    ({"Content_Digest": "sha-256=:&&:"}, "content-digest", "must be 32 bytes in base64"),
+    ({"Content_Digest": "sha-256=:AAAA:"}, "content-digest", "must be 32 bytes in base64"),
 )
-def test_headers_that_cannot_be_are_refused_before_a_byte_is_kept(
-    headers: dict[str, str], header: str, sentence: str, api: Deployed, dataset: str
-) -> None:
-    answer = refused(put(api, dataset, b"0123456789", **headers), 422, "parameter_invalid")
-    [fault] = answer["errors"]
-    assert fault["pointer"] == f"/header/{header}"
-    assert sentence in fault["message"]
+
+
+@on_sqlite
+def test_headers_that_cannot_be_are_refused_before_a_byte_is_kept(api: Deployed, dataset: str) -> None:
+    for headers, header, sentence in NO_HEADERS:
+        answer = refused(put(api, dataset, b"0123456789", **headers), 422, "parameter_invalid")
+        [fault] = answer["errors"]
+        assert fault["pointer"] == f"/header/{header}"
+        assert sentence in fault["message"]
     assert (offset(api, dataset), files(api)) == (("0", None), [])
 
 
@@ -316,6 +312,14 @@ def test_a_body_that_is_not_as_announced_is_not_kept(
     assert sentence in refused(put(api, dataset, iter([content]), **headers), 422, code)["detail"]
     assert (offset(api, dataset), files(api)) == (("0", None), [])
     assert put(api, dataset).status_code == 200, "and the next one is taken at once"
+
+
+@on_sqlite
+def test_an_archive_within_a_form_is_refused(api: Deployed, dataset: str) -> None:
+    form = api.http.put(f"/v1/datasets/{dataset}/content", files={"file": ARCHIVE})
+    answer = refused(form, 415, "unsupported_media_type")
+    assert answer["detail"] == "send the archive itself as the body, not within a form"
+    assert (offset(api, dataset), files(api)) == (("0", None), [])
 
 
 @on_sqlite
