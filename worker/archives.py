@@ -11,12 +11,20 @@ from service.store.rows import DatasetPart
 SPARE_BYTES = 2**30  # left to all others
 
 
+def has_room(folder: Path, size_bytes: int) -> bool:
+    """Whether so many bytes would leave enough."""
+    return free_bytes(folder) >= size_bytes + SPARE_BYTES
+
+
 def check_room(folder: Path, size_bytes: int) -> None:
     """DiskFull where so many bytes would leave too little."""
-    free = shutil.disk_usage(folder).free
-    if free < size_bytes + SPARE_BYTES:
+    if not has_room(folder, size_bytes):
         need = f"a data set takes {size_bytes} bytes, and {SPARE_BYTES} are to be left"
-        raise DiskFull(f"{need}; {folder} has {free} free")
+        raise DiskFull(f"{need}; {folder} has {free_bytes(folder)} free")
+
+
+def free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
 
 def fetch(artifacts: Artifacts, parts: Sequence[DatasetPart], target: Path, told: Callable[[int], None]) -> None:

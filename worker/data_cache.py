@@ -19,7 +19,7 @@ from acmix.errors import DatasetCorrupt, DatasetMissing
 from service.store.backend import Backend
 from service.store.errors import ArtifactNotFound, DatasetNotFound
 from service.store.rows import Dataset
-from worker.archives import check_room, fetch
+from worker.archives import check_room, fetch, has_room
 from worker.inspection_child import INSPECT, InspectionChild, Unpacked
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class DataCache:
         making = _beside(entry, ".making")
         shutil.rmtree(making, ignore_errors=True)
         size_bytes = dataset.size_bytes or 0
-        self._make_room(size_bytes)
+        self._make_room(size_bytes, dataset.received_bytes)
         check_room(self.folder, dataset.received_bytes + size_bytes)
         making.mkdir()
         try:
@@ -125,8 +125,11 @@ class DataCache:
             raise DatasetCorrupt(f"{dataset.id}, which the job reads, is not what was checked: its content differs")
         archive.unlink()
 
-    def _make_room(self, size_bytes: int) -> None:
-        """Remove what was not of use for the longest time until so much more fits; never what a job reads."""
+    def _make_room(self, size_bytes: int, archive_bytes: int) -> None:
+        """Remove what was not of use for the longest time until so much more fits; never what a job reads.
+
+        It must fit into the cache, and on the disk together with its archive.
+        """
         for left in self.folder.glob(".ds_*"):
             with _alone(self.folder / left.stem.removeprefix(".")) as is_alone:
                 if is_alone:
@@ -136,7 +139,8 @@ class DataCache:
             if _removed(entry):
                 del sizes[entry]
         for entry in sorted(sizes, key=lambda entry: _lock_of(entry).stat().st_mtime):
-            if sum(sizes.values()) + size_bytes <= self.most_bytes:
+            fits = sum(sizes.values()) + size_bytes <= self.most_bytes
+            if fits and has_room(self.folder, size_bytes + archive_bytes):
                 return
             if _removed(entry):
                 del sizes[entry]

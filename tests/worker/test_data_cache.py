@@ -130,6 +130,17 @@ def test_the_one_that_was_not_of_use_for_the_longest_time_makes_way_but_never_on
     assert strays(cache) == []
 
 
+def test_a_disk_that_others_fill_leaves_room_for_fewer(
+    backend: Backend, cache: DataCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (made_ready(backend, f"ready {n}", size_bytes=100) for n in range(3))
+    read(cache, first)
+    read(cache, second)
+    monkeypatch.setattr(archives, "free_bytes", lambda _: archives.SPARE_BYTES + 250 - 100 * len(kept(cache)))
+    read(cache, third)
+    assert kept(cache) == {second.id, third.id}
+
+
 def test_one_that_was_deleted_is_removed_when_another_comes(backend: Backend, cache: DataCache) -> None:
     deleted, other = made_ready(backend, "ready 1"), made_ready(backend, "ready 2")
     read(cache, deleted)
