@@ -157,7 +157,7 @@ class OutOfHostMemory(AcmixError):
 
 
 class DiskFull(AcmixError):
-    """No room to save a checkpoint."""
+    """No room for a checkpoint or a data set."""
 
     code = "disk_full"
     retryable = True

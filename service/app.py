@@ -13,7 +13,19 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors, openapi, settings
-from service.routes import catalog, checkpoints, events, health, jobs, plans, results, series, weights, workers
+from service.routes import (
+    catalog,
+    checkpoints,
+    datasets,
+    events,
+    health,
+    jobs,
+    plans,
+    results,
+    series,
+    weights,
+    workers,
+)
 from service.settings import Settings
 from service.store.backend import Backend, open_backend
 from service.store.database import migrate
@@ -44,7 +56,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
         responses=openapi.PROBLEM_RESPONSES,
     )
     app.state.backend = open_backend(given or settings.load())
-    parts = (health, catalog, plans, jobs, results, series, events, checkpoints, weights, workers)
+    parts = (health, catalog, plans, jobs, results, series, events, checkpoints, weights, datasets, workers)
     app.state.routers = [part.router for part in parts]
     for router in app.state.routers:
         app.include_router(router)

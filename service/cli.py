@@ -15,9 +15,18 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
+from acmix.formats import FORMATS
 from service import plan_table
 from service.client import Client, ServiceError
 from service.launcher import Launcher, LaunchFailed, free_port, stop_on_signals
@@ -172,6 +181,93 @@ def delete(weights: str, url: Url = DEFAULT_URL) -> None:
         Client(url).delete_weights(weights)
 
 
+datasets_verbs = typer.Typer(no_args_is_help=True, help="Your own data.")
+main.add_typer(datasets_verbs, name="datasets")
+
+
+@datasets_verbs.command()
+def create(
+    name: Annotated[str, typer.Argument(help="what to call it")],
+    task: Annotated[str, typer.Option(help=", ".join(FORMATS))],
+    format_: Annotated[str, typer.Option("--format", help=", ".join(each for own in FORMATS.values() for each in own))],
+    url: Url = DEFAULT_URL,
+    options: Annotated[str, typer.Option(help="a JSON object: what the format takes beside the files")] = "{}",
+    sha256: Annotated[str | None, typer.Option(help="of the archive to come; another one is rejected")] = None,
+    path: Annotated[
+        str | None, typer.Option(help="a folder below the service's data root, instead of an upload")
+    ] = None,
+) -> None:
+    """Declare a data set; prints its id, which `datasets upload` takes."""
+    with _sentences(), Client(url) as client:
+        given = {"options": _json_object(options, "--options"), "sha256": sha256, "path": path}
+        print(client.create_dataset(name, task=task, format_=format_, **given)["id"])
+
+
+@datasets_verbs.command(name="upload")
+def upload_dataset(
+    dataset: Annotated[str, typer.Argument(help="its id")],
+    archive: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a zip, tar, tar.gz or tar.zst")],
+    url: Url = DEFAULT_URL,
+    watch: Annotated[
+        bool, typer.Option(help="stay until it has been checked; exit status 1 if it is rejected")
+    ] = False,
+) -> None:
+    """Upload the archive, part by part: the same command again goes on where it was cut off. Prints the status."""
+    console = Console(stderr=True)
+    with _sentences(), Client(url) as client:
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+            line = bar.add_task("uploading", total=archive.stat().st_size)
+            found = client.upload_dataset(
+                dataset, archive, on_progress=lambda done, _of: bar.update(line, completed=done)
+            )
+        if watch:
+            with console.status("waiting for the check") as status:
+                found = client.wait_dataset(dataset, lambda stand: status.update(_check_stand(stand)))
+        print(found["status"])
+        if found["status"] == "rejected":
+            raise ServiceError(_why_rejected(found))
+
+
+@datasets_verbs.command(name="list")
+def list_datasets(url: Url = DEFAULT_URL) -> None:
+    """Data sets, newest first, a line each: id, status, task, format, name."""
+    with _sentences(), Client(url) as client:
+        for each in client.datasets():
+            print(*(each[field] for field in ("id", "status", "task", "format", "name")), sep="\t")
+
+
+@datasets_verbs.command()
+def show(dataset: str, url: Url = DEFAULT_URL) -> None:
+    """All that is known of a data set, as JSON."""
+    with _sentences(), Client(url) as client:
+        print(json.dumps(client.dataset(dataset), indent=1))
+
+
+@datasets_verbs.command(name="delete")
+def delete_dataset(dataset: str, url: Url = DEFAULT_URL) -> None:
+    """Delete a data set; refused while it is being checked, or a job that has not ended reads it."""
+    with _sentences(), Client(url) as client:
+        client.delete_dataset(dataset)
+
+
+def _check_stand(dataset: dict[str, Any]) -> str:
+    progress = dataset["progress"]
+    if not progress:
+        return "waiting for the check"
+    return f"{progress['phase']}: {progress['done']}" + (f" of {progress['of']}" if progress["of"] else "")
+
+
+def _why_rejected(dataset: dict[str, Any]) -> str:
+    """A line a fault; the service's own reason where it could not check it."""
+    if dataset["status_reason"]:
+        return str(dataset["status_reason"]["message"])
+    faults, total = dataset["faults"] or [], dataset["faults_total"] or 0
+    lines = [f"{fault['file']}: {fault['message']}" if fault["file"] else fault["message"] for fault in faults]
+    more = [f"and {total - len(lines)} more"] if total > len(lines) else []
+    return "\n".join([f"{total} faults" if total != 1 else "1 fault", *lines, *more])
+
+
 def _show_a_job(console: Console, client: Client, data: Path) -> None:
     job = client.submit(EXAMPLE)
     console.print(f"posted [bold]{job['id']}[/] to {client.url}/v1/jobs")
@@ -267,12 +363,16 @@ def _planned(spec: Path, **assumed: int | None) -> dict[str, Any]:
 
 
 def _json_of(path: Path) -> dict[str, Any]:
+    return _json_object(path.read_text(), str(path))
+
+
+def _json_object(text: str, named: str) -> dict[str, Any]:
     try:
-        body = json.loads(path.read_text())
+        body = json.loads(text)
     except ValueError as error:
-        raise ServiceError(f"{path} is not JSON: {error}") from None
+        raise ServiceError(f"{named} is not JSON: {error}") from None
     if not isinstance(body, dict):
-        raise ServiceError(f"{path} must hold a JSON object")
+        raise ServiceError(f"{named} must hold a JSON object")
     return body
 
 

@@ -1,11 +1,14 @@
 """A client of the API for people, scripts and the command line."""
 
+import base64
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import httpx
 
@@ -15,7 +18,14 @@ STREAM_SECONDS = 40.0  # without a word, not even a comment, a stream is dead
 RETRY_SECONDS = 1.0
 GONE_SECONDS = 120.0
 ENDED = ("succeeded", "failed", "cancelled")
+PART_BYTES = 64 * 2**20
+STORING_SECONDS = 300.0  # from the last byte of a part to the word that it is kept
+BLOCK_BYTES = 2**20
 PASSING = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
+
+
+# of a part of an upload: it may be taken when sent again, or from another offset on
+PASSING_CODES = ("upload_under_way", "offset_differs", "digest_mismatch", "request_timeout")
 
 
 class ServiceError(Exception):
@@ -45,6 +55,7 @@ class Client:
 
     def __init__(self, url: str, *, timeout_seconds: float = 30.0) -> None:
         self.url = url.rstrip("/")
+        self._timeout_seconds = timeout_seconds
         self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds)
 
     def __enter__(self) -> "Client":
@@ -138,6 +149,64 @@ class Client:
     def delete_weights(self, weights_id: str) -> None:
         self._answer("DELETE", f"/v1/weights/{weights_id}")
 
+    def create_dataset(self, name: str, *, task: str, format_: str, **more: Any) -> Json:
+        """Declare a data set; `more` may be options, sha256 of the archive to come, or path below the data root."""
+        return self._json("POST", "/v1/datasets", json={"name": name, "task": task, "format": format_, **more})
+
+    def upload_dataset(
+        self,
+        dataset_id: str,
+        archive: Path,
+        *,
+        part_bytes: int = PART_BYTES,
+        on_progress: Callable[[int, int], None] = lambda _done, _of: None,
+    ) -> Json:
+        """Bring a data set's archive part by part; returns the data set, which is then checked.
+
+        It begins where an upload before it has stopped, and goes on after errors that may pass. `on_progress` is told
+        the bytes sent so far, which fall back when a part has to be sent again, and those of the whole.
+        """
+        total = archive.stat().st_size
+        if total == 0:
+            raise ServiceError(f"{archive} is empty; an archive would do")
+        heard_at = time.monotonic()
+        with archive.open("rb") as content:
+            while True:
+                try:
+                    start = self._upload_offset(dataset_id)
+                    while start < total:
+                        on_progress(start, total)
+                        part = Part(content, start, min(part_bytes, total - start), total)
+                        start = self._upload_part(dataset_id, part, on_progress)
+                        heard_at = time.monotonic()
+                    on_progress(total, total)
+                    return self.dataset(dataset_id)
+                except ServiceError as error:
+                    if not _is_passing(error) or time.monotonic() - heard_at > GONE_SECONDS:
+                        raise
+                time.sleep(RETRY_SECONDS)
+
+    def dataset(self, dataset_id: str) -> Json:
+        return self._json("GET", f"/v1/datasets/{dataset_id}")
+
+    def wait_dataset(self, dataset_id: str, on_change: Callable[[Json], None] = lambda _: None) -> Json:
+        """The data set once its check is over; `on_change` is told how it stands on the way."""
+        while (found := self.dataset(dataset_id))["status"] == "checking":
+            on_change(found)
+            time.sleep(RETRY_SECONDS)
+        return found
+
+    def datasets(self, **filters: Any) -> Iterator[Json]:
+        """All data sets, newest first, a page at a time; `filters` are the list's query parameters."""
+        yield from self._pages("/v1/datasets", filters)
+
+    def dataset_samples(self, dataset_id: str) -> bytes:
+        """The contact sheet, a PNG."""
+        return self._answer("GET", f"/v1/datasets/{dataset_id}/samples.png").content
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        self._answer("DELETE", f"/v1/datasets/{dataset_id}")
+
     def cancel(self, job_id: str) -> Json:
         return self._json("POST", f"/v1/jobs/{job_id}/cancel")
 
@@ -157,6 +226,24 @@ class Client:
             response = self._http.request(method, path, **request)
         _check(response)
         return response
+
+    def _upload_offset(self, dataset_id: str) -> int:
+        state = self.dataset(dataset_id)["upload"]
+        return int(state["offset"]) if state else 0
+
+    def _upload_part(self, dataset_id: str, part: "Part", on_progress: Callable[[int, int], None]) -> int:
+        """Send one part; returns where the next begins."""
+        last = part.start + part.size_bytes - 1
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(part.size_bytes),
+            "Content-Range": f"bytes {part.start}-{last}/{part.total}",
+            "Content-Digest": f"sha-256=:{base64.b64encode(part.sha256()).decode()}:",
+        }
+        sent = part.blocks(lambda done: on_progress(done, part.total))
+        timeout = httpx.Timeout(self._timeout_seconds, read=STORING_SECONDS)
+        path = f"/v1/datasets/{dataset_id}/content"
+        return int(self._answer("PUT", path, content=sent, headers=headers, timeout=timeout).headers["Upload-Offset"])
 
     def _pages(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
         page = {"has_more": True, "next": query.get("after")}
@@ -190,9 +277,35 @@ class Client:
             raise ServiceUnreachable(f"nobody answers at {self.url}: {error}") from None
 
 
+@dataclass(frozen=True)
+class Part:
+    """A stretch of an archive: `size_bytes` from `start` on, of `total`."""
+
+    content: BinaryIO
+    start: int
+    size_bytes: int
+    total: int
+
+    def sha256(self) -> bytes:
+        digest = hashlib.sha256()
+        for block in self.blocks():
+            digest.update(block)
+        return digest.digest()
+
+    def blocks(self, on_progress: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
+        """Its bytes; `on_progress` is told where in the archive each block ends."""
+        self.content.seek(self.start)
+        end = self.start + self.size_bytes
+        for at in range(self.start, end, BLOCK_BYTES):
+            yield self.content.read(min(BLOCK_BYTES, end - at))
+            on_progress(min(at + BLOCK_BYTES, end))
+
+
 def _is_passing(error: ServiceError) -> bool:
-    """Whether the service may soon be back."""
-    return not isinstance(error, RequestRefused) or error.status in PASSING
+    """Whether the service may soon be back, or the same request be taken when it is sent again."""
+    if isinstance(error, RequestRefused):
+        return error.status in PASSING or error.code in PASSING_CODES
+    return isinstance(error, ServiceUnreachable)
 
 
 def _check(response: httpx.Response) -> None:

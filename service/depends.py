@@ -7,7 +7,7 @@ from fastapi import Depends, Path, Request
 
 from acmix.spec import ULID
 from service.store.backend import Backend
-from service.store.errors import CheckpointNotFound, JobNotFound, WeightsNotFound
+from service.store.errors import CheckpointNotFound, DatasetNotFound, JobNotFound, WeightsNotFound
 
 
 def of(request: Request) -> Backend:
@@ -34,7 +34,14 @@ def _weights_id(weights_id: Annotated[str, Path(examples=["wts_01J9ZK6Q5W8Y3T4V7
     return weights_id
 
 
+def _dataset_id(dataset_id: Annotated[str, Path(examples=["ds_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"])]) -> str:
+    if not re.fullmatch(f"ds_{ULID}", dataset_id):
+        raise DatasetNotFound(dataset_id)
+    return dataset_id
+
+
 Store = Annotated[Backend, Depends(of)]
 JobId = Annotated[str, Depends(_job_id)]
 CheckpointId = Annotated[str, Depends(_checkpoint_id)]
 WeightsId = Annotated[str, Depends(_weights_id)]
+DatasetId = Annotated[str, Depends(_dataset_id)]

@@ -18,6 +18,9 @@ from service.store.database import AWAY
 from service.store.errors import (
     ArtifactNotFound,
     CheckpointNotFound,
+    DatasetConflict,
+    DatasetNeeded,
+    DatasetNotFound,
     IdempotencyKeyReused,
     JobNotEnded,
     JobNotFound,
@@ -25,7 +28,7 @@ from service.store.errors import (
     WeightsNeeded,
     WeightsNotFound,
 )
-from service.store.states import allowed_actions
+from service.store.states import allowed_actions, allowed_dataset_actions
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
@@ -66,10 +69,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _parameters_invalid)
     app.add_exception_handler(HTTPException, _by_status)
     app.add_exception_handler(ClientDisconnect, _disconnected)
-    for absent in (JobNotFound, CheckpointNotFound, WeightsNotFound, ArtifactNotFound):
+    for absent in (JobNotFound, CheckpointNotFound, WeightsNotFound, DatasetNotFound, ArtifactNotFound):
         app.add_exception_handler(absent, _not_found)
-    for conflict in (JobNotEnded, MoveRefused, WeightsNeeded):
+    for conflict in (JobNotEnded, MoveRefused, WeightsNeeded, DatasetNeeded):
         app.add_exception_handler(conflict, _conflict)
+    app.add_exception_handler(DatasetConflict, _dataset_conflict)
     app.add_exception_handler(IdempotencyKeyReused, _key_reused)
     for away in AWAY:
         app.add_exception_handler(away, _database_away)
@@ -163,6 +167,17 @@ def _not_found(request: Request, error: Any) -> JSONResponse:
 def _conflict(request: Request, error: Any) -> JSONResponse:
     stands = {"job": error.job.id, "resource_status": error.job.status}
     return problem(request, 409, "conflict", str(error), **stands, allowed_actions=allowed_actions(error.job.status))
+
+
+def _dataset_conflict(request: Request, error: Any) -> JSONResponse:
+    """The headers say where an upload goes on."""
+    found = error.dataset
+    headers = {"Upload-Offset": str(found.received_bytes)}
+    if found.total_bytes is not None:
+        headers["Upload-Length"] = str(found.total_bytes)
+    actions = allowed_dataset_actions(found.status)
+    stands = {"dataset": found.id, "resource_status": found.status, "allowed_actions": actions}
+    return problem(request, 409, error.code, str(error), headers=headers, **stands)
 
 
 def _key_reused(request: Request, error: Any) -> JSONResponse:

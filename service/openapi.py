@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from acmix.plan_request import PlanRequest
 from acmix.spec import JobSpec
+from service.dataset_request import DatasetRequest
 from service.errors import PROBLEM_JSON
 
 REF = "#/components/schemas/{model}"
@@ -38,6 +39,18 @@ PLAN_EXAMPLES = {
 }
 
 
+DATASET_EXAMPLES = {
+    "an upload": {
+        "summary": "an archive that follows",
+        "value": {"name": "flowers", "task": "classification", "format": "image_folder"},
+    },
+    "a folder": {
+        "summary": "what lies below the data root",
+        "value": {"name": "street", "task": "detection", "format": "coco", "path": "street/2026"},
+    },
+}
+
+
 def _body(model: str, **more: Any) -> dict[str, Any]:
     content = {"schema": {"$ref": REF.format(model=model)}, **more}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
@@ -45,6 +58,7 @@ def _body(model: str, **more: Any) -> dict[str, Any]:
 
 SPEC_BODY = _body("JobSpec", example=SPEC_EXAMPLE)
 PLAN_BODY = _body("PlanRequest", examples=PLAN_EXAMPLES)
+DATASET_BODY = _body("DatasetRequest", examples=DATASET_EXAMPLES)
 
 
 class ProblemFault(BaseModel):
@@ -70,7 +84,7 @@ class ProblemAnswer(BaseModel):
     code: str = Field(examples=["spec_invalid"])
     request_id: str
     errors: list[ProblemFault]
-    resource_status: str | None = Field(None, description="with 409: how the job stands")
+    resource_status: str | None = Field(None, description="with 409: how the job or data set stands")
     allowed_actions: list[str] | None = Field(None, description="with 409: what it takes")
 
 
@@ -88,7 +102,7 @@ def install(app: FastAPI) -> None:
 def _document(app: FastAPI) -> dict[str, Any]:
     found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
     schemas = found.setdefault("components", {}).setdefault("schemas", {})
-    for model, prefix in ((JobSpec, "Spec"), (PlanRequest, "Spec"), (ProblemAnswer, "")):
+    for model, prefix in ((JobSpec, "Spec"), (PlanRequest, "Spec"), (DatasetRequest, "Spec"), (ProblemAnswer, "")):
         own = model.model_json_schema(ref_template=REF.format(model=f"{prefix}{{model}}"))
         schemas.update({f"{prefix}{name}": schema for name, schema in own.pop("$defs", {}).items()})
         schemas[model.__name__] = own

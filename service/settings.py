@@ -35,6 +35,8 @@ class Settings:
     sweep_seconds: float
     max_body_bytes: int
     max_weights_bytes: int
+    max_dataset_bytes: int
+    data_cache_bytes: int
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -55,6 +57,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         sweep_seconds=_number(environ, "ACMIX_SWEEP_SECONDS", 5.0, least=0.05, most=3600),
         max_body_bytes=_number(environ, "MAX_BODY_BYTES", 4 * 2**20, least=1024, most=2**30),
         max_weights_bytes=_number(environ, "MAX_WEIGHTS_BYTES", 4 * 2**30, least=1024, most=2**40),
+        max_dataset_bytes=_number(environ, "MAX_DATASET_BYTES", 200 * 2**30, least=1024, most=2**50),
+        data_cache_bytes=_number(environ, "DATA_CACHE_BYTES", 100 * 2**30, least=0, most=2**50),
     )
 
 

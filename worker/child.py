@@ -36,9 +36,11 @@ class Child:
         devices: Sequence[Device],
         threads: int,
         weights: Path | None = None,
+        dataset_folder: Path | None = None,
     ) -> None:
         command = [sys.executable, "-m", "acmix", "run", str(spec), "--folder", str(folder)]
         command += ["--weights", str(weights)] if weights else []
+        command += ["--dataset-folder", str(dataset_folder)] if dataset_folder else []
         self.process = subprocess.Popen(
             [*command, "--data-root", str(data_root), "--tether", str(os.getpid())],
             stdin=subprocess.DEVNULL,

@@ -1,12 +1,15 @@
-"""What runs once beside all workers: the sweep, nudges for jobs long queued, and plans. Safe to run twice."""
+"""What runs once beside all workers: the sweep, nudges for jobs long queued, plans, checks. Safe to run twice."""
 
 import logging
 import threading
 import time
+from collections.abc import Sequence
 
 from sqlalchemy.exc import DBAPIError
 
 from service.store.backend import Backend
+from worker.inspecting import Inspector
+from worker.inspection_child import INSPECT
 from worker.planning import Planner
 from worker.supervise import AWAY
 
@@ -19,12 +22,13 @@ EXPIRE_SECONDS = 60.0
 class Housekeeper:
     """A loop on the database; a message only makes it look at once."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, inspect_command: Sequence[str] = INSPECT) -> None:
         self.settings = backend.settings
         self.ledger = backend.ledger
         self.queue = backend.queue
         self.plans = backend.plans
         self.planner = Planner(backend.plans)
+        self.inspector = Inspector(backend, inspect_command)
         self._rung = threading.Event()
         self._draining = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)
@@ -36,20 +40,24 @@ class Housekeeper:
         self._spare_the_living()
         self._thread.start()
         self.planner.start()
+        self.inspector.start()
 
     def ring(self) -> None:
         self._rung.set()
         self.planner.ring()
+        self.inspector.ring()
 
     def drain(self) -> None:
         self._draining.set()
         self._rung.set()
         self.planner.drain()
+        self.inspector.drain()
 
     def stop(self) -> None:
         if self._thread.is_alive():
             self._thread.join(5)
         self.planner.stop()
+        self.inspector.stop()
 
     def look(self) -> None:
         """One round: what is due is done."""

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -30,6 +30,8 @@ from service.store.errors import ArtifactNotFound, CheckpointNotFound, LeaseLost
 from service.store.ids import new_id
 from service.store.rows import Checkpoint, Claim, Outcome
 from worker.child import Child
+from worker.data_cache import DataCache, GivenUp
+from worker.inspection_child import INSPECT
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +59,13 @@ class Supervisor:
         devices: Sequence[Device],
         threads: int,
         draining: threading.Event,
+        inspect_command: Sequence[str] = INSPECT,
     ) -> None:
         self.settings = backend.settings
         self.ledger = backend.ledger
         self.reader = backend.reader
         self.artifacts = backend.artifacts
+        self.data_cache = DataCache(backend, inspect_command)
         self.job = claim.job
         self.devices = devices
         self.threads = threads
@@ -93,10 +97,11 @@ class Supervisor:
 
     def _attempt(self) -> Outcome:
         """From the checkpoints to how the run ended. A fault of ours is an outcome too, not a lease left to run out."""
-        child = None
+        child, held = None, ExitStack()
         try:
             self._patiently(self._fetch_checkpoints)
-            child = self._start(self._patiently(self._fetch_weights))
+            weights = self._patiently(self._fetch_weights)
+            child = self._start(weights, self._patiently(lambda: self._hold_data(held)))
             while not child.has_ended():
                 child.wait(TICK_SECONDS)
                 self._tick(child)
@@ -104,6 +109,8 @@ class Supervisor:
             return self._outcome(child.process.returncode)
         except LeaseLost:
             raise
+        except GivenUp:
+            return Outcome("drained")
         except AcmixError as error:
             return Outcome("failed", error.reason())
         except Exception as error:
@@ -113,6 +120,7 @@ class Supervisor:
         finally:
             if child:
                 child.close()
+            held.close()
 
     def _fetch_checkpoints(self) -> None:
         """Lay down the job's checkpoints. The job goes back behind newest ones that cannot be read; an event says so.
@@ -170,17 +178,32 @@ class Supervisor:
             raise CheckpointIncompatible(f"{source}, which the job starts from, is not as stored: its sha256 differs")
         return target
 
+    def _hold_data(self, held: ExitStack) -> Path | None:
+        """The folder of the user's data set that the job reads, there until `held` closes; None for any other.
+
+        GivenUp where the attempt is to end before it is there.
+        """
+        dataset_id = self.job.resolved_spec["dataset"].get("id")
+        if dataset_id is None:
+            return None
+        with self._lease_kept() as to_end:
+
+            def give_up() -> bool:
+                return self.draining.is_set() or to_end.is_set()
+
+            return held.enter_context(self.data_cache.held(dataset_id, give_up))
+
     def _clear_former_attempts(self) -> None:
         """What killed workers left. A later attempt may be at work beside one that is only thought dead."""
         for folder in self.attempts_folder.glob("attempt-*"):
             if int(folder.name.removeprefix("attempt-")) <= self.job.attempt:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _start(self, weights: Path | None) -> Child:
+    def _start(self, weights: Path | None, dataset_folder: Path | None) -> Child:
         spec = self.folder / "spec.json"
         spec.write_text(json.dumps(self.job.resolved_spec))
         self._started = time.monotonic()
-        return Child(spec, self.folder, self.settings.data_root, self.devices, self.threads, weights)
+        return Child(spec, self.folder, self.settings.data_root, self.devices, self.threads, weights, dataset_folder)
 
     def _checkpoint_folder(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:09d}"
@@ -294,19 +317,27 @@ class Supervisor:
             self.artifacts.delete_prefix(gone.key)
 
     @contextmanager
-    def _lease_kept(self) -> Iterator[None]:
-        """Renew it from a thread meanwhile: a large checkpoint may take longer than a lease to fetch or to store."""
-        over = threading.Event()
+    def _lease_kept(self) -> Iterator[threading.Event]:
+        """Renew it from a thread meanwhile: a large checkpoint may take longer than a lease to fetch or to store.
+
+        The event is set once the job is wished to end or is another's; the next write tells which.
+        """
+        over, to_end = threading.Event(), threading.Event()
 
         def renew() -> None:
             while not over.wait(self.settings.lease_seconds / RENEWALS_A_LEASE):
-                with suppress(LeaseLost, *AWAY):  # the next write will tell
-                    self.ledger.heartbeat(self.job.id, self.job.attempt)
+                try:
+                    if self.ledger.heartbeat(self.job.id, self.job.attempt):
+                        to_end.set()
+                except LeaseLost:
+                    to_end.set()
+                except AWAY:
+                    continue
 
         renewal = threading.Thread(target=renew, daemon=True)
         renewal.start()
         try:
-            yield
+            yield to_end
         finally:
             over.set()
             renewal.join()

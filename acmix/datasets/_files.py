@@ -5,22 +5,12 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from acmix.errors import DatasetCorrupt, DatasetMissing, OptionInvalid
+from acmix.data_root import folder_below, leads_below
+from acmix.errors import DatasetCorrupt, DatasetMissing
+
+__all__ = ["check_files", "folder_below", "leads_below", "read_bytes", "read_text"]
 
 TEXT_BYTES = 10_000_000
-
-
-def folder_below(root: Path, folder: str, *, hint: str = "the option folder is a path below the data root") -> Path:
-    """The folder of that name below the root; OptionInvalid where the name or a link leads out of it."""
-    parts = PurePosixPath(folder)
-    if not folder or parts.is_absolute() or ".." in parts.parts or "\0" in folder:
-        raise OptionInvalid(f"folder={folder[:200]!r} must be a path below the data root, without '..'")
-    path = root / parts
-    if not leads_below(root, path):
-        raise OptionInvalid(f"folder={folder[:200]!r} is a link out of the data root; mount or copy the files instead")
-    if not _is_folder(path):
-        raise DatasetMissing(f"{path} is not a folder", hint=hint)
-    return path
 
 
 def check_files(root: Path, folder: Path, names: Iterable[str], *, told_by: str) -> None:
@@ -62,14 +52,6 @@ def read_bytes(root: Path, path: Path, *, limit_bytes: int = TEXT_BYTES) -> byte
     return path.read_bytes()
 
 
-def leads_below(root: Path, path: Path) -> bool:
-    """Whether a path, its links followed, ends below the root; links in a circle end nowhere."""
-    try:
-        return path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError):
-        return False
-
-
 def _check_file(root: Path, path: str, mode: int) -> None:
     if stat.S_ISLNK(mode):
         if not leads_below(root, Path(path)):
@@ -77,10 +59,3 @@ def _check_file(root: Path, path: str, mode: int) -> None:
         mode = os.stat(path).st_mode  # noqa: PTH116
     if not stat.S_ISREG(mode):
         raise DatasetCorrupt(f"{path} is not a file")
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name longer than the file system's
-        return False

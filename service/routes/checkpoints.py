@@ -42,7 +42,7 @@ def head_content(
     checkpoint = store.reader.checkpoint(checkpoint_id)
     size = store.artifacts.head(f"{checkpoint.key}/{MODEL}")
     headers = _headers(checkpoint.id, checkpoint.sha256)
-    if _is_held(if_none_match, headers["ETag"]):
+    if is_held(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(headers={**headers, "Content-Length": str(size)}, media_type=BINARY)
 
@@ -60,7 +60,7 @@ def content(
     key = f"{checkpoint.key}/{MODEL}"
     size = store.artifacts.head(key)
     headers = _headers(checkpoint.id, checkpoint.sha256)
-    if _is_held(if_none_match, headers["ETag"]):
+    if is_held(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     asked = _asked_range(range_, size) if if_range in (None, headers["ETag"]) else None
     if asked == "beyond":
@@ -87,7 +87,7 @@ def _headers(checkpoint_id: str, sha256: str) -> dict[str, str]:
     }
 
 
-def _is_held(if_none_match: str | None, etag: str) -> bool:
+def is_held(if_none_match: str | None, etag: str) -> bool:
     """Whether the caller already has this file."""
     tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
     return etag in tags or "*" in tags

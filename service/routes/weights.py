@@ -1,7 +1,6 @@
 """Weights to start from: safetensors files that users upload, listed, described and deleted."""
 
 import asyncio
-import errno
 import hashlib
 import tempfile
 from collections.abc import AsyncIterator
@@ -22,12 +21,12 @@ from service.store import rows
 from service.store.artifacts import MODEL
 from service.store.errors import WeightsNeeded
 from service.store.ids import new_id
+from service.uploads import write_all
 
 router = APIRouter(prefix="/v1/weights", tags=["weights"])
 
 BINARY = "application/octet-stream"
 WRITE_BYTES = 2**20
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FILE_BODY: dict[str, Any] = {
     "requestBody": {"required": True, "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}}
 }
@@ -66,7 +65,7 @@ async def received(request: Request) -> AsyncIterator[Upload]:
 
         def write() -> None:
             sha256.update(waiting)
-            _write_all(file, waiting)
+            write_all(file, waiting)
             waiting.clear()
 
         async for chunk in request.stream():
@@ -79,18 +78,6 @@ async def received(request: Request) -> AsyncIterator[Upload]:
         await asyncio.to_thread(write)
         file.seek(0)
         yield Upload(file, size_bytes, sha256.hexdigest())
-
-
-def _write_all(file: BinaryIO, content: bytearray) -> None:
-    """A disk that fills up takes a part first, and says so by how much it took."""
-    written = 0
-    try:
-        while written < len(content):
-            written += file.write(memoryview(content)[written:])
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise RequestRefused(507, "disk_full", "the service has no room left on its disk for this file") from None
 
 
 @router.post("", status_code=201, openapi_extra=FILE_BODY)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 from acmix.errors import Reason
 from acmix.events import Event
 from service.store.errors import JobNotFound, LeaseLost
-from service.store.rows import Job, Status, read
+from service.store.rows import Job, Status, read, storable
 from service.store.states import MOVES
 from service.store.tables import events, jobs, log_lines
 
@@ -80,8 +80,3 @@ def move(connection: Connection, job: Job, now: datetime, status: Status, reason
     told = {"status_reason": reason.as_json() if reason else None}
     moved = change(connection, job, status=status, phase=None, requested=None, **told, **ended, **values)
     return append_status(connection, moved, now, f"{status}: {reason.message}" if reason else status, reason)
-
-
-def storable(text: str) -> str:
-    """Text that PostgreSQL takes: no NUL, no half of a surrogate pair."""
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")

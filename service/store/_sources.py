@@ -1,19 +1,36 @@
-"""What jobs start from, checkpoints of other jobs and uploaded weights: whether it is there, and who needs it."""
+"""What jobs start from and read: checkpoints of other jobs, uploaded weights, data sets; and who needs them."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, Table, select
 
-from service.store.errors import CheckpointNotFound, WeightsNeeded, WeightsNotFound
-from service.store.rows import Job, Json, read
+from service.store.errors import (
+    CheckpointNotFound,
+    DatasetNeeded,
+    DatasetNotFound,
+    DatasetNotReady,
+    WeightsNeeded,
+    WeightsNotFound,
+)
+from service.store.rows import Dataset, Job, Json, read
 from service.store.states import ENDED, STATUSES
-from service.store.tables import checkpoints, jobs, weights
+from service.store.tables import checkpoints, datasets, jobs, weights
 
 CHECKPOINT = "ckpt_"
 
 
 def lock(connection: Connection, resolved_spec: Json) -> None:
-    """Hold on to what a spec starts from until the transaction ends; CheckpointNotFound, WeightsNotFound."""
+    """Hold on to what a spec starts from and reads until the transaction ends.
+
+    Raises:
+        CheckpointNotFound, WeightsNotFound, DatasetNotFound: it is not there.
+        DatasetNotReady: it has not been checked yet, or was rejected.
+    """
+    _lock_weights(connection, resolved_spec)
+    _lock_dataset(connection, resolved_spec)
+
+
+def _lock_weights(connection: Connection, resolved_spec: Json) -> None:
     source = resolved_spec["backbone"].get("weights")
     if source in {None, "timm"}:
         return
@@ -23,11 +40,32 @@ def lock(connection: Connection, resolved_spec: Json) -> None:
         raise CheckpointNotFound(source) if table is checkpoints else WeightsNotFound(source)
 
 
+def _lock_dataset(connection: Connection, resolved_spec: Json) -> None:
+    dataset_id = resolved_spec["dataset"].get("id")
+    if dataset_id is None:
+        return
+    named = select(datasets).where(datasets.c.id == dataset_id, datasets.c.deleted_at.is_(None))
+    row = connection.execute(named.with_for_update(read=True)).mappings().one_or_none()
+    if row is None:
+        raise DatasetNotFound(dataset_id)
+    if row["status"] != "ready":
+        raise DatasetNotReady(read(Dataset, row))
+
+
 def needing(connection: Connection, ids: Sequence[str]) -> Job | None:
     """A job that has not ended and starts from one of these."""
+    return _first_not_ended(connection, jobs.c.resolved_spec[("backbone", "weights")].as_string().in_(ids))
+
+
+def check_unread(connection: Connection, dataset_id: str) -> None:
+    """DatasetNeeded where a job that has not ended reads it. With its row locked, none comes to."""
+    if job := _first_not_ended(connection, jobs.c.resolved_spec[("dataset", "id")].as_string() == dataset_id):
+        raise DatasetNeeded(job)
+
+
+def _first_not_ended(connection: Connection, condition: ColumnElement[bool]) -> Job | None:
     not_ended = jobs.c.status.in_([status for status in STATUSES if status not in ENDED])
-    source = jobs.c.resolved_spec[("backbone", "weights")].as_string()
-    wanted = select(jobs).where(not_ended, source.in_(ids)).order_by(jobs.c.id).limit(1)
+    wanted = select(jobs).where(not_ended, condition).order_by(jobs.c.id).limit(1)
     row = connection.execute(wanted).mappings().one_or_none()
     return read(Job, row) if row else None
 

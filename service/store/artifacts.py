@@ -15,6 +15,7 @@ from service.store.errors import ArtifactExists, ArtifactNotFound
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"  # of a checkpoint's folder and of uploaded weights
 CHUNK_BYTES = 2**20
+FILE_BLOCKS = 2  # of 5 MB each, in memory while a file is stored
 
 
 class Artifacts:
@@ -42,7 +43,7 @@ class Artifacts:
 
     def put_file(self, key: str, file: BinaryIO) -> None:
         """Store what an open file holds from where it stands."""
-        obstore.put(self._store, key, file)
+        obstore.put(self._store, key, file, max_concurrency=FILE_BLOCKS)
         self._sync(key)
 
     def fetch_file(self, key: str, target: Path) -> None:

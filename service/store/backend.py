@@ -6,7 +6,9 @@ from sqlalchemy import Engine
 
 from service.settings import Settings
 from service.store.artifacts import Artifacts
+from service.store.checks import Checks
 from service.store.database import connect
+from service.store.datasets import Datasets
 from service.store.ledger import Ledger
 from service.store.plans import Plans
 from service.store.queue import Queue
@@ -15,13 +17,15 @@ from service.store.reading import Reader
 
 @dataclass(frozen=True)
 class Backend:
-    """The ledger, the plans, the files and the broker of one deployment."""
+    """The ledger, the plans, the data sets, the files and the broker of one deployment."""
 
     settings: Settings
     engine: Engine
     ledger: Ledger
     reader: Reader
     plans: Plans
+    datasets: Datasets
+    checks: Checks
     artifacts: Artifacts
     queue: Queue
 
@@ -33,17 +37,15 @@ class Backend:
 def open_backend(settings: Settings) -> Backend:
     """Nothing is connected yet: what cannot be reached says so when it is asked."""
     engine = connect(settings.database_url)
+    budgets = {"max_failures": settings.max_failures, "max_losses": settings.max_losses}
     return Backend(
         settings=settings,
         engine=engine,
-        ledger=Ledger(
-            engine,
-            lease_seconds=settings.lease_seconds,
-            max_failures=settings.max_failures,
-            max_losses=settings.max_losses,
-        ),
+        ledger=Ledger(engine, lease_seconds=settings.lease_seconds, **budgets),
         reader=Reader(engine),
         plans=Plans(engine),
+        datasets=Datasets(engine, lease_seconds=settings.lease_seconds),
+        checks=Checks(engine, lease_seconds=settings.lease_seconds, **budgets),
         artifacts=Artifacts(settings.artifacts_url),
         queue=Queue(settings.broker_url),
     )

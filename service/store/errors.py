@@ -1,8 +1,9 @@
 """What the store refuses, named for what happened; each message is a sentence."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
-from service.store.rows import Job
+from service.store.rows import Dataset, Job
 
 
 class JobNotFound(Exception):
@@ -30,6 +31,79 @@ class WeightsNeeded(Exception):
         source = job.resolved_spec["backbone"]["weights"]
         super().__init__(f"job {job.id} is {job.status} and starts from {source}; cancel it or wait for its end")
         self.job = job
+
+
+class DatasetNotFound(Exception):
+    def __init__(self, dataset_id: str) -> None:
+        super().__init__(f"there is no data set {dataset_id[:60]!r}")
+        self.dataset_id = dataset_id
+
+
+class DatasetNeeded(Exception):
+    """A job that has not ended reads the data set that was to be deleted."""
+
+    def __init__(self, job: Job) -> None:
+        source = job.resolved_spec["dataset"]["id"]
+        super().__init__(f"job {job.id} is {job.status} and reads {source}; cancel it or wait for its end")
+        self.job = job
+
+
+class DatasetConflict(Exception):
+    """What was asked does not go with how the data set stands."""
+
+    code: ClassVar[str] = "conflict"
+
+    def __init__(self, dataset: Dataset, sentence: str) -> None:
+        super().__init__(f"data set {dataset.id} {sentence}")
+        self.dataset = dataset
+
+
+class DatasetNotReady(DatasetConflict):
+    """A job can read it only once it has been checked and found good."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset, f"is {dataset.status}; a job can read it once it is ready")
+
+
+class DatasetInCheck(DatasetConflict):
+    """A housekeeper reads what was to be deleted."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset, "is being checked; delete it once it is ready or rejected")
+
+
+class UploadNotTaken(DatasetConflict):
+    """It has all of its content."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        where = f"lies at {dataset.path}" if dataset.path is not None else f"is {dataset.status}"
+        super().__init__(dataset, f"{where} and takes no upload; create another one for other content")
+
+
+class UploadUnderWay(DatasetConflict):
+    """Another request uploads at the same time, or has gone on in this one's place."""
+
+    code = "upload_under_way"
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset, "is being uploaded by another request; ask for its offset and try again")
+
+
+class OffsetDiffers(DatasetConflict):
+    """An upload goes on where the one before ended, and nowhere else."""
+
+    code = "offset_differs"
+
+    def __init__(self, dataset: Dataset, start: int) -> None:
+        stored = dataset.received_bytes
+        super().__init__(dataset, f"has {stored} bytes; an upload goes on at byte {stored}, not at {start}")
+
+
+class LengthDiffers(DatasetConflict):
+    """Another length of the whole than the parts before it named."""
+
+    def __init__(self, dataset: Dataset, total: int) -> None:
+        super().__init__(dataset, f"has {dataset.total_bytes} bytes by the parts before; this one says {total}")
 
 
 class JobNotEnded(Exception):

@@ -47,6 +47,7 @@ class Ledger:
         Raises:
             IdempotencyKeyReused: the key came before with another body (by default the spec is the body).
             CheckpointNotFound, WeightsNotFound: what it would start from is not there.
+            DatasetNotFound, DatasetNotReady: what it would read is not there, or cannot be read.
         """
         body_sha256 = body_sha256 or _sha256_of(spec)
         row = _new_row(spec, resolved_spec, parent=parent, idempotency_key=idempotency_key, body_sha256=body_sha256)

@@ -8,7 +8,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 SOCKET_SECONDS = 2.0
-TRAIN, PLANS = "train", "plans"  # tasks, each with the queue of its name
+TRAIN, PLANS, LIGHT = "train", "plans", "light"  # tasks, each with the queue of its name
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,10 @@ class Queue:
     def nudge_plans(self) -> bool:
         """There is a plan to make. Whether the message went out."""
         return self._nudge(PLANS)
+
+    def nudge_light(self) -> bool:
+        """There is a data set to check. Whether the message went out."""
+        return self._nudge(LIGHT)
 
     def ping(self) -> None:
         """Raises if the broker does not answer within 2 seconds."""

@@ -5,16 +5,18 @@ from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, exists, func, select
+from sqlalchemy import Connection, Engine, Select, exists, func, null, select
 
 from acmix.catalog import Catalog, Device
 from service.store import _claims, _series, _sources
 from service.store._checkpoints import NEWEST_FIRST
 from service.store.database import clock
-from service.store.errors import CheckpointNotFound, JobNotFound, WeightsNotFound
+from service.store.errors import CheckpointNotFound, DatasetNotFound, JobNotFound, WeightsNotFound
 from service.store.rows import (
     Attempt,
     Checkpoint,
+    Dataset,
+    DatasetPart,
     Job,
     Json,
     LayerTrace,
@@ -25,10 +27,22 @@ from service.store.rows import (
     Worker,
     read,
 )
-from service.store.tables import attempts, checkpoints, evaluations, events, jobs, labels, log_lines, weights, workers
+from service.store.tables import (
+    attempts,
+    checkpoints,
+    dataset_parts,
+    datasets,
+    evaluations,
+    events,
+    jobs,
+    labels,
+    log_lines,
+    weights,
+    workers,
+)
 
 T = TypeVar("T")
-Listed = TypeVar("Listed", Job, Weights)
+Listed = TypeVar("Listed", Job, Weights, Dataset)
 
 
 class Reader:
@@ -191,6 +205,36 @@ class Reader:
         """A job that has not ended and starts from one of these."""
         with self._engine.connect() as connection:
             return _sources.needing(connection, source_ids)
+
+    # Data sets of users
+
+    def dataset(self, dataset_id: str) -> Dataset:
+        """DatasetNotFound."""
+        found = self._all(Dataset, select(datasets).where(datasets.c.id == dataset_id, datasets.c.deleted_at.is_(None)))
+        if not found:
+            raise DatasetNotFound(dataset_id)
+        return found[0]
+
+    def datasets(
+        self,
+        limit: int = 20,
+        after: str | None = None,
+        name: str | None = None,
+        task: str | None = None,
+        status: str | None = None,
+    ) -> Page[Dataset]:
+        """Newest first, without their reports, which may be long; those whose fields are all as given."""
+        columns = [column for column in datasets.c if column is not datasets.c.report]
+        wanted = select(*columns, null().label("report")).where(datasets.c.deleted_at.is_(None))
+        for column, value in ((datasets.c.name, name), (datasets.c.task, task), (datasets.c.status, status)):
+            wanted = wanted if value is None else wanted.where(column == value)
+        wanted = wanted.where(datasets.c.id < after) if after else wanted
+        return _page(self._all(Dataset, wanted.order_by(datasets.c.id.desc()).limit(limit + 1)), limit)
+
+    def dataset_parts(self, dataset_id: str) -> list[DatasetPart]:
+        """What is stored of its archive, from its beginning."""
+        mine = select(dataset_parts).where(dataset_parts.c.dataset == dataset_id)
+        return self._all(DatasetPart, mine.order_by(dataset_parts.c.start))
 
     # Workers and what they can run
 

@@ -10,6 +10,7 @@ from acmix.errors import Reason
 
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Wish = Literal["cancel", "pause"]
+DatasetStatus = Literal["empty", "uploading", "checking", "ready", "rejected"]
 Json = dict[str, Any]
 T = TypeVar("T")
 
@@ -122,6 +123,68 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Dataset:
+    """A user's data set as it stands.
+
+    `received_bytes` of an archive's `total_bytes` are stored, unless it lies below the data root at `path`.
+    `upload_number` fences the writes of one request that uploads, `claims` those of one housekeeper that checks.
+    `sha256`, `size_bytes`, `files` and `num_classes` are the content's, as `report`, what the check found, says.
+    """
+
+    id: str
+    name: str
+    task: str
+    format: str
+    options: Json
+    path: str | None
+    declared_sha256: str | None
+    status: DatasetStatus
+    received_bytes: int
+    total_bytes: int | None
+    upload_number: int
+    upload_expires_at: datetime | None
+    claims: int
+    failures: int
+    losses: int
+    not_before: datetime | None
+    lease_expires_at: datetime | None
+    progress: Json | None
+    status_reason: Json | None
+    sha256: str | None
+    size_bytes: int | None
+    files: int | None
+    num_classes: int | None
+    report: Json | None
+    created_at: datetime
+    checked_at: datetime | None
+    deleted_at: datetime | None
+
+
+@dataclass(frozen=True)
+class DatasetPart:
+    """A stretch of an uploaded archive, stored under `key`; `upload` is the number of the request that brought it."""
+
+    start: int
+    size_bytes: int
+    upload: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A request's hold on a data set while it brings `start` and what follows; `total` is null until the end tells.
+
+    `abandoned` is the number of an upload before it that never said how it ended.
+    """
+
+    dataset: str
+    number: int
+    start: int
+    total: int | None
+    abandoned: int | None
+
+
+@dataclass(frozen=True)
 class WorkerCard:
     """What a worker says of itself when it starts."""
 
@@ -219,3 +282,8 @@ class Plan:
 def read(kind: type[T], row: Mapping[Any, Any]) -> T:
     """The row as `kind`, a dataclass of this module; columns it does not name are left out."""
     return kind(**{field.name: row[field.name] for field in fields(kind)})  # type: ignore[arg-type]  # T is a dataclass
+
+
+def storable(text: str) -> str:
+    """Text that PostgreSQL takes: no NUL, no half of a surrogate pair."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from acmix.errors import Reason
-from service.store.rows import Job, Outcome, Status
+from service.store.rows import DatasetStatus, Job, Outcome, Status
 
 Action = Literal["cancel", "pause", "resume", "retry", "delete"]
+DatasetAction = Literal["upload", "delete"]
 
 MOVES: Mapping[Status, frozenset[Status]] = {
     "queued": frozenset({"running", "paused", "cancelled", "failed"}),
@@ -27,6 +28,12 @@ ACTIONS: Mapping[Action, frozenset[Status]] = {
     "delete": ENDED,
 }
 
+DATASET_STATUSES: tuple[DatasetStatus, ...] = get_args(DatasetStatus)
+DATASET_ACTIONS: Mapping[DatasetAction, frozenset[DatasetStatus]] = {
+    "upload": frozenset({"empty", "uploading"}),
+    "delete": frozenset({"empty", "uploading", "ready", "rejected"}),
+}
+
 CANCELLED_BY_USER = Reason("cancelled_by_user", "a user cancelled it", "user")
 WORKER_LOST = Reason("worker_lost", "its worker was not heard of until the lease ran out", retryable=True)
 INTERNAL = Reason("internal", "the attempt failed and gave no reason")
@@ -36,6 +43,11 @@ FIRST_BACKOFF_SECONDS = 5.0
 def allowed_actions(status: Status) -> list[Action]:
     """What may be asked of a job of this status, in the order of the table."""
     return [action for action, statuses in ACTIONS.items() if status in statuses]
+
+
+def allowed_dataset_actions(status: DatasetStatus) -> list[DatasetAction]:
+    """What may be asked of a data set of this status."""
+    return [action for action, statuses in DATASET_ACTIONS.items() if status in statuses]
 
 
 @dataclass(frozen=True)

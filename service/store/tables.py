@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
-from service.store.states import STATUSES
+from service.store.states import DATASET_STATUSES, STATUSES
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -240,6 +240,54 @@ weights = Table(
     Column("about", Json),
     Column("key", Text, nullable=False, unique=True),
     Column("created_at", UtcDateTime, nullable=False),
+)
+
+# Data sets that users bring: uploaded, or lying below the data root where `path` is set.
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("task", String(40), nullable=False),
+    Column("format", String(40), nullable=False),
+    Column("options", Json, nullable=False),
+    Column("path", Text),
+    Column("declared_sha256", String(64)),
+    Column("status", String(20), nullable=False),
+    Column("received_bytes", BigInteger, nullable=False),
+    Column("total_bytes", BigInteger),
+    Column("upload_number", Integer, nullable=False),
+    Column("upload_expires_at", UtcDateTime),
+    Column("claims", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("not_before", UtcDateTime),
+    Column("lease_expires_at", UtcDateTime),
+    Column("progress", Json),
+    Column("status_reason", Json),
+    Column("sha256", String(64)),
+    Column("size_bytes", BigInteger),
+    Column("files", BigInteger),
+    Column("num_classes", Integer),
+    Column("report", Json),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("checked_at", UtcDateTime),
+    Column("deleted_at", UtcDateTime),
+    CheckConstraint(f"status IN ({', '.join(repr(status) for status in DATASET_STATUSES)})", name="status"),
+    Index(None, "status", "id"),
+    Index(None, "name", "id"),
+    Index(None, "task", "id"),
+)
+
+# What of an archive is stored, by where it begins in it; an upload cut off goes on behind the last of them.
+dataset_parts = Table(
+    "dataset_parts",
+    metadata,
+    Column("dataset", Id, ForeignKey("datasets.id", ondelete="CASCADE"), primary_key=True),
+    Column("start", BigInteger, primary_key=True, autoincrement=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("upload", Integer, nullable=False),
+    Column("key", Text, nullable=False, unique=True),
 )
 
 # Requests for plans under the hash of all that the answer depends on, and the answers.

@@ -18,6 +18,8 @@ from service import settings
 from service.app import create_app
 from service.settings import Settings
 from service.store.artifacts import Artifacts
+from service.store.checks import Checks
+from service.store.datasets import Datasets
 from service.store.ledger import Ledger
 from service.store.plans import Plans
 from service.store.reading import Reader
@@ -51,6 +53,8 @@ class Deployed:
     ledger: Ledger
     reader: Reader
     plans: Plans
+    datasets: Datasets
+    checks: Checks
     artifacts: Artifacts
     settings: Settings
 
@@ -125,4 +129,5 @@ def deployed(database_url: str, broker_url: str, folder: Path, **more: str) -> I
     app = create_app(given)
     parts = app.state.backend
     with TestClient(app, raise_server_exceptions=False) as http:
-        yield Deployed(app, http, parts.ledger, parts.reader, parts.plans, parts.artifacts, given)
+        stores = (parts.ledger, parts.reader, parts.plans, parts.datasets, parts.checks, parts.artifacts)
+        yield Deployed(app, http, *stores, given)

@@ -14,6 +14,7 @@ def test_without_a_variable_everything_lies_in_the_data_folder(tmp_path: Path) -
     assert (found.lease_seconds, found.cancel_grace_seconds, found.stop_grace_seconds) == (60, 5, 8)
     assert (found.max_failures, found.max_losses, found.max_body_bytes) == (2, 5, 4 * 2**20)
     assert found.max_weights_bytes == 4 * 2**30
+    assert (found.max_dataset_bytes, found.data_cache_bytes) == (200 * 2**30, 100 * 2**30)
 
 
 def test_the_data_folder_is_absolute() -> None:
