@@ -47,6 +47,7 @@ class Findings:
     """What every sample together says; widths and heights in pixels, as training sees them."""
 
     classes: Sequence[str]
+    has_masks: bool
     splits: dict[SplitName, SplitFindings]
     faults: Faults = field(default_factory=Faults)
     widths: "array[int]" = field(default_factory=lambda: array("I"))
@@ -80,7 +81,7 @@ class _Look:
         self.root = root
         self.splits: dict[SplitName, Split] = {name: dataset.split(name) for name in SPLITS}
         counted = {name: SplitFindings(len(split)) for name, split in self.splits.items()}
-        self.findings = Findings(tuple(dataset.classes), counted)
+        self.findings = Findings(tuple(dataset.classes), dataset.has_masks, counted)
         self.done = 0
         self._first: dict[bytes, int] = {}  # the first sample of these pixels, by its number: there may be millions
 

@@ -38,6 +38,7 @@ def ready(
         **asdict(content),
         "classes": list(findings.classes),
         "num_classes": len(findings.classes),
+        "has_masks": findings.has_masks,
         "splits": _splits(findings),
         "statistics": {**_statistics(form.task, findings), "passed_over": passed_over},
         "warnings": list(_warnings(form.task, findings)),
