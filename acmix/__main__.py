@@ -43,6 +43,7 @@ def _arguments() -> argparse.Namespace:
     run.add_argument("--folder", type=Path, required=True, help="where checkpoints go; run again, it resumes from them")
     run.add_argument("--data-root", type=Path, default=Path("datasets"), help="where data sets with files lie")
     run.add_argument("--weights", type=Path, help="a safetensors file to start from, as an id in the spec stands for")
+    run.add_argument("--dataset-folder", type=Path, help="the files of the data set that an id in the spec stands for")
     plan = commands.add_parser("plan", help="what a spec's model takes, by layer, as one line of JSON on stdout")
     plan.add_argument("spec", type=Path, nargs="?", help="a JSON file: the body of POST /v1/jobs or /v1/plans")
     plan.add_argument("--num-classes", type=int, help="in place of what the data set gives")
@@ -138,7 +139,14 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
         from acmix.uncompiled import spare_the_compiler
 
         spare_the_compiler()
-        events = run(job, arguments.folder, data_root=arguments.data_root, weights_file=arguments.weights, stop=stop)
+        events = run(
+            job,
+            arguments.folder,
+            data_root=arguments.data_root,
+            weights_file=arguments.weights,
+            dataset_folder=arguments.dataset_folder,
+            stop=stop,
+        )
         for event in events:
             _tell(event, out)
     except Exception as error:

@@ -9,9 +9,11 @@ from pydantic import Field
 from acmix import resolve, spec
 from acmix.catalog import Catalog, DatasetEntry
 from acmix.errors import Problem, SpecInvalid
-from acmix.spec import Choice, JobSpec, Part, pointer
+from acmix.spec import DatasetChoice, JobSpec, Part, pointer
 
-NOWHERE = Choice.model_construct(name="", options={})  # a data set left out; no spec can name it, names are not empty
+NOWHERE = DatasetChoice.model_construct(
+    name="", options={}
+)  # a data set left out; no spec can name it, names are not empty
 IMAGE_SIZE = "image_size"  # the code of a problem with the images' size
 # the parts of `training` that a plan depends on
 _SIZED_BY = (
@@ -34,7 +36,7 @@ class Assume(Part):
 class PlanRequest(JobSpec):
     """The body of a job with `assume` beside it; `dataset` may be left out where that says all there is to know."""
 
-    dataset: Choice = NOWHERE
+    dataset: DatasetChoice = NOWHERE
     assume: Assume = Assume()
 
     def dump(self) -> dict[str, Any]:

@@ -13,8 +13,11 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
+    model_validator,
 )
 
 from acmix.errors import Problem, SpecInvalid, nearest
@@ -78,6 +81,34 @@ class Choice(Part):
 
     name: Name
     options: Options = {}
+
+
+class DatasetChoice(Choice):
+    """A data set of the catalog by its name, or one of the user's by its id: {"id": "ds_..."}.
+
+    Of one with an id, the name is its format, and may be left out. A resolved spec also has the hash of its content.
+    """
+
+    id: Annotated[str, StringConstraints(pattern=f"^ds_{ULID}$")] | None = Field(None, description="ds_...")
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None = Field(
+        None, description="of the content of the data set with that id"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_id(cls, value: Any) -> Any:
+        """Until the service says which format it has, one is called by its id."""
+        known = isinstance(value, dict) and "name" not in value and isinstance(value.get("id"), str)
+        return {**value, "name": value["id"]} if known else value
+
+    @model_serializer(mode="wrap")
+    def _without_nulls(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None}
+
+    @property
+    def told(self) -> str:
+        """What people call it: the id of a user's, else the name."""
+        return self.id or self.name
 
 
 class FlatChoice(BaseModel):
@@ -174,7 +205,7 @@ class JobSpec(Part):
     task: Choice = Choice(name="classification")
     backbone: Backbone
     swaps: Annotated[list[Swap], Field(max_length=200)] = []
-    dataset: Choice
+    dataset: DatasetChoice
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()

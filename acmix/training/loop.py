@@ -117,7 +117,7 @@ def evaluation_event(run: Run, evaluation: Evaluation, *, split: str, best: bool
         "step": run.state.step,
         "split": split,
         "samples": evaluation.samples,
-        "dataset": run.spec.dataset.name,
+        "dataset": run.spec.dataset.told,
         "metrics": evaluation.metrics,
         "metric": run.metric,
         "per_class": evaluation.per_class,

@@ -16,6 +16,7 @@ from acmix import events, mixers, registry, weights
 from acmix.errors import (
     AcmixError,
     CheckpointIncompatible,
+    DatasetMissing,
     OptionInvalid,
     OutOfDeviceMemory,
     OutOfHostMemory,
@@ -38,6 +39,7 @@ def run(
     *,
     data_root: Path = Path("datasets"),
     weights_file: Path | None = None,
+    dataset_folder: Path | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[Event]:
     """Train and evaluate as the spec says; everything it writes lies below `folder`.
@@ -49,6 +51,7 @@ def run(
         data_root: where data sets with files lie.
         weights_file: a safetensors file to start from, such as an id in `backbone.weights` stands for. Read when the
             run starts anew, not when it resumes.
+        dataset_folder: where the data lie that an id in `dataset` stands for.
 
     Raises:
         AcmixError: what went wrong, with its reason; any other exception is a fault of this library.
@@ -56,7 +59,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     stop = stop or threading.Event()
     try:
-        yield from _run(spec, folder, data_root, weights_file, stop)
+        yield from _run(spec, folder, _dataset_root(spec, data_root, dataset_folder), data_root, weights_file, stop)
     except Stopped:
         yield events.status("stopped", "stopped when asked")
     except torch.OutOfMemoryError as error:
@@ -85,8 +88,25 @@ def versions() -> dict[str, str | None]:
     }
 
 
+def _dataset_root(spec: JobSpec, data_root: Path, dataset_folder: Path | None) -> Path:
+    """Below which the data set's files lie."""
+    if spec.dataset.id is None:
+        return data_root
+    if dataset_folder is None:
+        raise DatasetMissing(
+            f"dataset.id={spec.dataset.id} is a data set of the service that is not at hand",
+            hint="name the folder of its unpacked content by --dataset-folder, and in dataset its name and options",
+        )
+    return dataset_folder
+
+
 def _run(
-    spec: JobSpec, folder: Path, data_root: Path, weights_file: Path | None, stop: threading.Event
+    spec: JobSpec,
+    folder: Path,
+    dataset_root: Path,
+    data_root: Path,
+    weights_file: Path | None,
+    stop: threading.Event,
 ) -> Iterator[Event]:
     device = _device(spec)
     names = [torch.cuda.get_device_name(device)] if device.type == "cuda" else ["cpu"]
@@ -101,7 +121,7 @@ def _run(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
     seed_everything(spec.training.seed)
     given = None if resume else weights.of(spec.backbone, weights_file, data_root=data_root)
-    setup, fit = _prepare(spec, folder, data_root, given, device, stop)
+    setup, fit = _prepare(spec, folder, dataset_root, given, device, stop)
     if fit:
         yield from weights.told(fit, spec.backbone.weights or str(weights_file))
     if stop.is_set():
@@ -151,14 +171,14 @@ def _device(spec: JobSpec) -> torch.device:
 def _prepare(
     spec: JobSpec,
     folder: Path,
-    data_root: Path,
+    dataset_root: Path,
     given: Mapping[str, torch.Tensor] | None,
     device: torch.device,
     stop: threading.Event,
 ) -> tuple[Run, weights.Fit | None]:
     """Data, model, optimizer and all else the loop needs, from the spec; and what of `given` fits."""
     training, pinned = spec.training, device.type == "cuda"
-    dataset = _made("datasets", spec.dataset, data_root)
+    dataset = _made("datasets", spec.dataset, dataset_root)
     task = task_of(spec, dataset.classes)
     training_transform, evaluation_transform = task.transforms(dataset, training.augment)
     model, fit = _model(spec, task, dataset.image_px, given)

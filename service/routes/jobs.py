@@ -12,7 +12,7 @@ from acmix import resolve, spec
 from acmix.catalog import Catalog
 from acmix.errors import Problem, SpecInvalid
 from acmix.spec import ULID, JobSpec, Label, Name, pointer
-from service import json_body, planning
+from service import json_body, planning, user_data
 from service.answers import JobAnswer, Listing, job_answer, listing
 from service.depends import JobId, Store
 from service.errors import RequestRefused
@@ -20,7 +20,7 @@ from service.openapi import SPEC_BODY
 from service.query import Limit, Parameters
 from service.routes.catalog import known_catalog
 from service.store.backend import Backend
-from service.store.errors import CheckpointNotFound, WeightsNeeded, WeightsNotFound
+from service.store.errors import CheckpointNotFound, DatasetNotFound, WeightsNeeded, WeightsNotFound
 from service.store.rows import Job, Status
 from service.store.states import ENDED
 
@@ -119,7 +119,7 @@ def told(store: Backend, job: Job) -> JobAnswer:
 def _resolved(store: Backend, body: bytes) -> tuple[Any, JobSpec, Catalog]:
     """The body's values, the spec that they are with all its defaults, and the catalog that has it."""
     raw = json_body.loads(body)
-    given, catalog = spec.parse(raw), known_catalog(store)
+    given, catalog = user_data.found(spec.parse(raw), store), known_catalog(store)
     problems = resolve.problems(given, catalog, most_gpus=store.reader.most_gpus())
     if problems:
         raise SpecInvalid(problems)
@@ -133,6 +133,8 @@ def _submitted(store: Backend, raw: Any, resolved: JobSpec, idempotency_key: str
         )
     except (CheckpointNotFound, WeightsNotFound) as error:
         raise SpecInvalid([Problem("/backbone/weights", "unknown_id", str(error))]) from None
+    except DatasetNotFound as error:  # deleted since it was looked up
+        raise SpecInvalid([user_data.unknown(error)]) from None
     if created:
         store.queue.nudge_train()
     return told(store, job), created

@@ -9,7 +9,7 @@ from acmix import plan_request
 from acmix.catalog import Catalog
 from acmix.errors import SpecInvalid
 from acmix.plan_request import PlanRequest
-from service import json_body, planning
+from service import json_body, planning, user_data
 from service.answers import Plan
 from service.depends import Store
 from service.openapi import PLAN_BODY
@@ -33,7 +33,7 @@ async def post_plan(body: Annotated[bytes, Depends(json_body.read_body)], store:
 
 def _checked(store: Backend, body: bytes) -> tuple[PlanRequest, Catalog]:
     """The request, if the catalog has all that it names."""
-    request, catalog = plan_request.parse(json_body.loads(body)), known_catalog(store)
+    request, catalog = user_data.found(plan_request.parse(json_body.loads(body)), store), known_catalog(store)
     problems = plan_request.problems(request, catalog, most_gpus=store.reader.most_gpus())
     if problems:
         raise SpecInvalid(problems)

@@ -1,0 +1,77 @@
+"""A user's own data, from an archive over HTTP to a trained model."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from service.client import Client
+from tests.acmix.trees import TREES
+from tests.flow.service_process import Up
+
+BACKBONE = {"name": "resnet26", "options": {"width": 0.0625}}
+
+
+def _zip(tree: Path, target: Path) -> Path:
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(tree.rglob("*")):
+            archive.write(path, Path("digits", path.relative_to(tree)))
+    return target
+
+
+def _uploaded(service: Up, archive: Path, task: str, form: str) -> dict[str, Any]:
+    with Client(str(service.http.base_url)) as client:
+        declared = client.create_dataset("scenes of digits", task=task, format_=form)
+        client.upload_dataset(declared["id"], archive, part_bytes=4096)
+        return client.wait_dataset(declared["id"])
+
+
+def test_uploaded_scenes_are_checked_and_trained_on(service: Up, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    TREES["coco"](tmp_path / "tree")
+    dataset = _uploaded(service, _zip(tmp_path / "tree", tmp_path / "digits.zip"), "detection", "coco")
+    assert dataset["status"] == "ready", dataset
+    assert dataset["classes"] == [str(digit) for digit in range(10)]
+    sheet = service.http.get(f"/v1/datasets/{dataset['id']}/samples.png")
+    assert sheet.content.startswith(b"\x89PNG")
+
+    spec = {
+        "task": {"name": "detection", "options": {"head": "mask_rcnn", "channels": 16, "proposals": 20, "regions": 16}},
+        "backbone": BACKBONE,
+        "swaps": [{"layers": "layer4.*"}],
+        "dataset": {"id": dataset["id"], "options": {"image_px": 64}},
+        "training": {"epochs": 1, "batch_size": 2, "optimizer": {"name": "adamw", "lr": 1e-3}},
+        "trace": {"every_steps": 1},
+    }
+    plan = service.http.post("/v1/plans", json=spec)
+    assert plan.status_code == 200, plan.text
+    assert [row["layer"] for row in plan.json()["layers"] if row["mixer"]] == ["layer4.0.conv2"]
+    posted = service.http.post("/v1/jobs", json=spec)
+    assert posted.status_code == 201, posted.text
+    asked = posted.json()["resolved_spec"]["dataset"]
+    assert asked | {"options": {}} == {
+        "name": "coco",
+        "id": dataset["id"],
+        "sha256": dataset["sha256"],
+        "options": {},
+    }
+    refused = service.http.delete(f"/v1/datasets/{dataset['id']}")
+    assert refused.status_code == 409
+    job = service.ended(posted.json()["id"], within_seconds=120)
+    assert job["status"] == "succeeded", job["status_reason"]
+    final = service.http.get(job["urls"]["results"]).json()["final"]
+    assert final["dataset"] == dataset["id"]
+    assert {"box_ap", "mask_ap"} <= final["metrics"].keys()
+    assert service.http.delete(f"/v1/datasets/{dataset['id']}").status_code == 204
+
+
+def test_an_archive_with_a_broken_image_is_rejected_by_its_name(service: Up, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    TREES["mask_folder"](tmp_path / "tree").write_bytes(b"no image")
+    dataset = _uploaded(service, _zip(tmp_path / "tree", tmp_path / "broken.zip"), "segmentation", "mask_folder")
+    assert dataset["status"] == "rejected"
+    assert [fault["file"] for fault in dataset["faults"]] == ["train/images/3.png"]
+    spec = {"backbone": BACKBONE, "task": {"name": "segmentation"}, "dataset": {"id": dataset["id"]}}
+    refused = service.http.post("/v1/jobs", json=spec)
+    assert refused.status_code == 422
+    (error,) = refused.json()["errors"]
+    assert (error["pointer"], error["code"], error["actual"]) == ("/dataset/id", "not_ready", "rejected")
