@@ -71,21 +71,23 @@ class _Place:
     path: Path
     choice: Choice | FlatChoice
     entries: Sequence[Entry]
+    offered: Sequence[Entry] = ()  # in place of an unknown name; all, if none
 
     def problems(self) -> list[Problem]:
         entry = _entry(self.entries, self.choice.name)
         if entry is None:
-            return [_unknown_entry(self.what, self.path, self.choice.name, self.entries)]
+            return [_unknown_entry(self.what, self.path, self.choice.name, self.offered or self.entries)]
         at = self.path if isinstance(self.choice, FlatChoice) else (*self.path, "options")
         return option_problems(entry.options, self.choice.options, at)
 
 
 def _places(spec: JobSpec, catalog: Catalog) -> list[_Place]:
     training = spec.training
+    fitting = [each for each in catalog.datasets if each.task == spec.task.name]
     return [
         _Place("task", ("task",), spec.task, catalog.tasks),
         _Place("backbone", ("backbone",), spec.backbone, catalog.backbones),
-        _Place("data set", ("dataset",), spec.dataset, catalog.datasets),
+        _Place("data set", ("dataset",), spec.dataset, catalog.datasets, offered=fitting),
         _Place("optimizer", ("training", "optimizer"), training.optimizer, catalog.optimizers),
         _Place("schedule", ("training", "schedule"), training.schedule, catalog.schedules),
         _Place("augment", ("training", "augment"), training.augment, catalog.augments),
