@@ -23,6 +23,7 @@ from pydantic import (
 from acmix.errors import Problem, SpecInvalid, nearest
 
 Auto = Literal["auto"]
+SplitName = Literal["train", "val", "test"]
 MAX_OPTION_STRING = 4096
 MAX_OPTION_ITEMS = 4096
 MAX_PROBLEMS = 100
@@ -69,6 +70,7 @@ def _source(value: Any) -> Any:
 
 WEIGHTS = f"timm|(ckpt|wts)_{ULID}"
 Weights = Annotated[str, StringConstraints(pattern=f"^({WEIGHTS})$"), BeforeValidator(_source)]
+CheckpointId = Annotated[str, StringConstraints(pattern=f"^ckpt_{ULID}$")]
 Options = dict[Name, Annotated[JsonValue, AfterValidator(_bounded)]]
 
 
@@ -83,11 +85,18 @@ class Choice(Part):
     options: Options = {}
 
 
+def _either_name_or_id(schema: dict[str, Any]) -> None:
+    del schema["required"]
+    schema["anyOf"] = [{"required": ["name"]}, {"required": ["id"]}]
+
+
 class DatasetChoice(Choice):
     """A data set of the catalog by its name, or one of the user's by its id: {"id": "ds_..."}.
 
     Of one with an id, the name is its format, and may be left out. A resolved spec also has the hash of its content.
     """
+
+    model_config = ConfigDict(json_schema_extra=_either_name_or_id)
 
     id: Annotated[str, StringConstraints(pattern=f"^ds_{ULID}$")] | None = Field(None, description="ds_...")
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None = Field(
@@ -174,6 +183,9 @@ class Training(Part):
 
 
 class Evaluation(Part):
+    split: SplitName = Field(
+        "test", description="what the last evaluation is on: of the best checkpoint, or the one asked for"
+    )
     every_epochs: int = Field(1, ge=1, le=100_000)
     metric: Auto | Name = Field("auto", description="what `best` is chosen by, on val; auto is the task's first")
 
@@ -199,13 +211,14 @@ class Resources(Part):
 class JobSpec(Part):
     """A job: only `backbone` and `dataset` are required."""
 
-    kind: Literal["train"] = "train"
+    kind: Literal["train", "evaluate"] = "train"
     name: Label = ""
     metadata: Annotated[dict[Name, Label], Field(max_length=50)] = {}
     task: Choice = Choice(name="classification")
     backbone: Backbone
     swaps: Annotated[list[Swap], Field(max_length=200)] = []
     dataset: DatasetChoice
+    checkpoint: CheckpointId | None = Field(None, description="of a job that evaluates, what it evaluates")
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
@@ -218,6 +231,27 @@ class JobSpec(Part):
         return self.model_dump(mode="json")
 
 
+class Judging(Part):
+    """What a checkpoint is evaluated on, and how."""
+
+    split: SplitName = "test"
+    batch_size: int | None = Field(None, ge=1, le=65_536, description="null: as it was trained with")
+
+
+class EvaluateSpec(Part):
+    """A job that evaluates: only `kind` and `checkpoint` are required."""
+
+    kind: Literal["evaluate"]
+    name: Label = ""
+    metadata: Annotated[dict[Name, Label], Field(max_length=50)] = {}
+    checkpoint: CheckpointId
+    dataset: DatasetChoice | None = Field(None, description="null: what it was trained on")
+    evaluation: Judging = Judging()
+    resources: Resources = Resources()
+    priority: int = Field(0, ge=-100, le=100, description="larger first")
+
+
+AnyPart = TypeVar("AnyPart", bound=Part)
 AnySpec = TypeVar("AnySpec", bound=JobSpec)
 
 
@@ -226,7 +260,7 @@ def parse(raw: Any) -> JobSpec:
     return parse_as(JobSpec, raw)
 
 
-def parse_as(kind: type[AnySpec], raw: Any) -> AnySpec:
+def parse_as(kind: type[AnyPart], raw: Any) -> AnyPart:
     """The same for a spec with more fields."""
     try:
         return kind.model_validate(raw)
@@ -265,7 +299,7 @@ _SHORT = {
 _LIMITS = ("ge", "gt", "le", "lt", "min_length", "max_length")
 
 
-def _problem(fault: Mapping[str, Any], raw: Any, kind: type[JobSpec]) -> Problem:
+def _problem(fault: Mapping[str, Any], raw: Any, kind: type[Part]) -> Problem:
     """A fault that pydantic found, in our words: it never repeats what the user sent, which may be a megabyte."""
     path = _path_in(fault["loc"], raw, missing=fault["type"] == "missing")
     context = fault.get("ctx") or {}
@@ -298,7 +332,7 @@ def _path_in(loc: tuple[int | str, ...], raw: Any, *, missing: bool) -> list[int
     return path
 
 
-def _fields_at(path: list[int | str], kind: type[JobSpec]) -> list[str]:
+def _fields_at(path: list[int | str], kind: type[Part]) -> list[str]:
     """Field names of the object at a path of the spec; none where it is free in form."""
     model: Any = kind
     for part in path:

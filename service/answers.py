@@ -109,6 +109,7 @@ class Evaluation(Answer):
     metrics: dict[str, float]
     per_class: list[dict[str, Any]] | None = None
     confusion_matrix: list[list[int]] | None = None
+    examples: list[dict[str, Any]] | None = Field(None, description="samples that it is most confidently wrong of")
     checkpoint: str | None = Field(None, description="the one of this step, while it is kept")
 
 
@@ -280,7 +281,8 @@ def results_answer(
 def _evaluation(data: dict[str, Any], kept: Mapping[int, str]) -> Evaluation:
     """The final one names the checkpoint that it tested, all others stand at their own step."""
     tested = data.get("checkpoint") or data
-    return Evaluation.model_validate({**data, "checkpoint": kept.get(tested["step"])})
+    checkpoint = tested if isinstance(tested, str) else kept.get(tested["step"])  # by its id where it is another job's
+    return Evaluation.model_validate({**data, "checkpoint": checkpoint})
 
 
 def _urls(job_id: str) -> JobUrls:

@@ -7,10 +7,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
 from acmix.plan_request import PlanRequest
-from acmix.spec import JobSpec
+from acmix.spec import EvaluateSpec, JobSpec
 from service.dataset_request import DatasetRequest
 from service.errors import PROBLEM_JSON
 
+BODIES: tuple[type[BaseModel], ...] = (JobSpec, EvaluateSpec, PlanRequest, DatasetRequest)
 REF = "#/components/schemas/{model}"
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     "default": {
@@ -51,12 +52,24 @@ DATASET_EXAMPLES = {
 }
 
 
-def _body(model: str, **more: Any) -> dict[str, Any]:
-    content = {"schema": {"$ref": REF.format(model=model)}, **more}
+def _body(*models: str, **more: Any) -> dict[str, Any]:
+    """A body of one of these models."""
+    references = [{"$ref": REF.format(model=model)} for model in models]
+    content = {"schema": {"anyOf": references} if len(references) > 1 else references[0], **more}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-SPEC_BODY = _body("JobSpec", example=SPEC_EXAMPLE)
+EVALUATE_EXAMPLE = {
+    "kind": "evaluate",
+    "checkpoint": "ckpt_01J9ZK6Q5W8Y3T4V7XB2D0M1NC",
+    "dataset": {"id": "ds_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"},
+    "evaluation": {"split": "test"},
+}
+JOB_EXAMPLES = {
+    "a training": {"summary": "train a model", "value": SPEC_EXAMPLE},
+    "an evaluation": {"summary": "evaluate a checkpoint", "value": EVALUATE_EXAMPLE},
+}
+SPEC_BODY = _body("JobSpec", "EvaluateSpec", examples=JOB_EXAMPLES)
 PLAN_BODY = _body("PlanRequest", examples=PLAN_EXAMPLES)
 DATASET_BODY = _body("DatasetRequest", examples=DATASET_EXAMPLES)
 
@@ -102,8 +115,19 @@ def install(app: FastAPI) -> None:
 def _document(app: FastAPI) -> dict[str, Any]:
     found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
     schemas = found.setdefault("components", {}).setdefault("schemas", {})
-    for model, prefix in ((JobSpec, "Spec"), (PlanRequest, "Spec"), (DatasetRequest, "Spec"), (ProblemAnswer, "")):
+    models: tuple[type[BaseModel], ...] = (*BODIES, ProblemAnswer)
+    for model in models:
+        prefix = "" if model is ProblemAnswer else "Spec"
         own = model.model_json_schema(ref_template=REF.format(model=f"{prefix}{{model}}"))
         schemas.update({f"{prefix}{name}": schema for name, schema in own.pop("$defs", {}).items()})
         schemas[model.__name__] = own
+    for name in ("JobSpec", "PlanRequest"):
+        _leave_out_evaluations(schemas[name])
     return found
+
+
+def _leave_out_evaluations(schema: dict[str, Any]) -> None:
+    """A resolved spec may be an evaluation's; what is posted is one or the other."""
+    properties = schema["properties"]
+    del properties["checkpoint"]
+    properties["kind"] = {"const": "train", "default": "train", "title": "Kind", "type": "string"}

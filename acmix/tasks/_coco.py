@@ -45,8 +45,8 @@ class CocoScore:
         for number, each in enumerate(_objects(image, found, masks="mask" in self.kinds)):
             self.found.append({**each, "score": float(found["scores"][number])})
 
-    def evaluation(self) -> Evaluation:
-        """Over all images added."""
+    def evaluation(self, examples: Sequence[Mapping[str, Any]] = ()) -> Evaluation:
+        """Over all images added; `examples` are told along with it."""
         metrics: dict[str, float] = {}
         per_class: list[dict[str, Any]] = [
             {"class": name, "objects": sum(each["category_id"] == label for each in self.truth)}
@@ -59,7 +59,7 @@ class CocoScore:
             metrics |= {f"{kind}_{name}": float(figure) for name, figure in told if figure >= 0}
             for label, row in enumerate(per_class):
                 row.update(_of_class(kind, judged, label, objects=row["objects"]))
-        return Evaluation(metrics, per_class, None, len(self.images))
+        return Evaluation(metrics, per_class, None, len(self.images), examples)
 
     def _of_nothing_found(self) -> list[float]:
         """0 for all that is there to be found, as COCO has it, and -1 for sizes that are not."""

@@ -1,6 +1,6 @@
 """What training, evaluation and plans ask of a task."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -20,6 +20,7 @@ class Evaluation:
     per_class: list[dict[str, Any]]
     confusion_matrix: list[list[int]] | None
     samples: int
+    examples: Sequence[Mapping[str, Any]] = ()  # the most confidently wrong first: `index` of the split, `confidence`
 
 
 class Transform(Protocol):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from acmix.datasets._contract import Dataset
 from acmix.spec import FlatChoice
 from acmix.tasks._contract import Batch, Evaluation, Transform
+from acmix.tasks._examples import Examples
 
 
 class Classification:
@@ -62,6 +63,7 @@ class Classification:
         """Metrics over every sample once. The loss is plain cross-entropy, whatever the label smoothing."""
         count = len(self.classes)
         confusion_CC, loss_sum, top5_hits, samples = None, 0.0, 0, 0
+        examples = Examples()
         for images, labels_B in batches:
             logits_BC = model(images).float()
             pairs_B = labels_B * count + logits_BC.argmax(dim=1)
@@ -69,14 +71,23 @@ class Classification:
             confusion_CC = counts_CC if confusion_CC is None else confusion_CC + counts_CC
             top5_hits += int((logits_BC.topk(min(5, count)).indices == labels_B[:, None]).sum())
             loss_sum += float(F.cross_entropy(logits_BC, labels_B, reduction="sum"))
+            self._note_wrong(examples, samples, logits_BC, labels_B)
             samples += len(labels_B)
         assert confusion_CC is not None, "a split is never empty"
+        wrong = examples.most_confident_first()
         metrics = {
             "accuracy": float(confusion_CC.diagonal().sum()) / samples,
             "top5_accuracy": top5_hits / samples,
             "loss": loss_sum / samples,
         }
-        return Evaluation(metrics, self._per_class(confusion_CC), confusion_CC.tolist(), samples)
+        return Evaluation(metrics, self._per_class(confusion_CC), confusion_CC.tolist(), samples, wrong)
+
+    def _note_wrong(self, examples: Examples, first: int, logits_BC: Tensor, labels_B: Tensor) -> None:
+        """Of a batch whose first sample has that index."""
+        confidence_B, named_B = logits_BC.softmax(dim=1).max(dim=1)
+        for place in (named_B != labels_B).nonzero()[:, 0].tolist():
+            named, true = self.classes[int(named_B[place])], self.classes[int(labels_B[place])]
+            examples.add(first + place, float(confidence_B[place]), named=named, true=true)
 
     def _per_class(self, confusion_CC: Tensor) -> list[dict[str, Any]]:
         """Recall and precision of each class; null where there is nothing to divide by. Rows are the truth."""

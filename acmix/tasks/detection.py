@@ -14,7 +14,9 @@ from acmix.errors import OptionInvalid
 from acmix.spec import FlatChoice
 from acmix.tasks._coco import FIGURES, CocoScore
 from acmix.tasks._contract import Batch, Evaluation, Transform
+from acmix.tasks._examples import Examples
 
+LEAST_OVERLAP = 0.5  # with an object of its class, for a box not to be wrong
 Channels = Annotated[int, Field(ge=8, le=1024, description="of the pyramid network and, in proportion, of the head")]
 
 
@@ -119,11 +121,26 @@ class Detection:
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """COCO's average precisions over every image once, in the pixels of the data set's images."""
-        score = CocoScore(self.classes, masks=self.has_masks)
+        score, examples = CocoScore(self.classes, masks=self.has_masks), Examples()
         for images, targets in batches:
             for found, target in zip(model(images), targets, strict=True):
-                score.add(self._named(found), target)
-        return score.evaluation()
+                named = self._named(found)
+                self._note_wrong(examples, len(score.images), named, target)
+                score.add(named, target)
+        return score.evaluation(examples.most_confident_first())
+
+    def _note_wrong(self, examples: Examples, index: int, found: dict[str, Any], target: dict[str, Tensor]) -> None:
+        """Boxes of an image that meet no object of their class by half."""
+        from torchvision.ops import box_iou
+
+        if not len(found["boxes"]):
+            return
+        overlap_NM = box_iou(found["boxes"].float(), target["boxes"])
+        overlap_NM = overlap_NM * (found["labels"][:, None] == target["labels"][None])
+        most_N = overlap_NM.amax(dim=1) if overlap_NM.shape[1] else overlap_NM.new_zeros(len(overlap_NM))
+        for place in (most_N < LEAST_OVERLAP).nonzero()[:, 0].tolist():
+            told = {"named": self.classes[int(found["labels"][place])], "overlap": float(most_N[place])}
+            examples.add(index, float(found["scores"][place]), **told, box=found["boxes"][place].tolist())
 
     @property
     def _first_label(self) -> int:

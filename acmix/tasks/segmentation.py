@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from acmix.datasets._contract import IGNORED, Dataset
 from acmix.spec import FlatChoice
 from acmix.tasks._contract import Batch, Evaluation, Transform
+from acmix.tasks._examples import Examples
 
 PUBLISHED_CHANNELS = {"semantic_fpn": 256, "upernet": 512}
 AUXILIARY_SHARE = 0.4  # of the auxiliary head's loss
@@ -101,13 +102,15 @@ class Segmentation:
         """Metrics over every pixel once; of the mean ones, over the classes that are there or were named."""
         count = len(self.classes)
         confusion_OO, loss_sum, samples = torch.zeros(count, count, dtype=torch.int64), 0.0, 0
+        examples = Examples()
         for images, labels in batches:
             for stacked, labels_BHW in _alike(images, labels):
                 logits_BOHW = self._logits(model, stacked, labels_BHW.shape[-2:])
                 confusion_OO += _confusion(logits_BOHW.argmax(dim=1), labels_BHW, count).cpu()
                 loss_sum += float(F.cross_entropy(logits_BOHW, labels_BHW, ignore_index=IGNORED, reduction="sum"))
+                _note_wrong(examples, samples, logits_BOHW, labels_BHW)
                 samples += len(stacked)
-        return _evaluation(self.classes, confusion_OO, loss_sum, samples)
+        return _evaluation(self.classes, confusion_OO, loss_sum, samples, examples)
 
     def _loss(self, logits_BOHW: Tensor, labels_BHW: Tensor) -> Tensor:
         """0 where every pixel is ignored: the mean of none would not be a number."""
@@ -174,7 +177,20 @@ def _confusion(named: Tensor, labels: Tensor, count: int) -> Tensor:
     return torch.bincount(pairs, minlength=count * count).reshape(count, count)
 
 
-def _evaluation(classes: Sequence[str], confusion_OO: Tensor, loss_sum: float, samples: int) -> Evaluation:
+def _note_wrong(examples: Examples, first: int, logits_BOHW: Tensor, labels_BHW: Tensor) -> None:
+    """Images by how confident the model is, on the mean, of the pixels that it names wrongly."""
+    confidence_BHW, named_BHW = logits_BOHW.softmax(dim=1).max(dim=1)
+    wrong_BHW = (named_BHW != labels_BHW) & (labels_BHW != IGNORED)
+    counts_B = wrong_BHW.sum((1, 2))
+    mean_B = (confidence_BHW * wrong_BHW).sum((1, 2)) / counts_B.clamp(min=1)
+    for place in counts_B.nonzero()[:, 0].tolist():
+        share = float(wrong_BHW[place].float().mean())
+        examples.add(first + place, float(mean_B[place]), wrong_share=share)
+
+
+def _evaluation(
+    classes: Sequence[str], confusion_OO: Tensor, loss_sum: float, samples: int, examples: Examples
+) -> Evaluation:
     hits_O, true_O, named_O = confusion_OO.diagonal(), confusion_OO.sum(dim=1), confusion_OO.sum(dim=0)
     either_O = true_O + named_O - hits_O
     pixels = max(1, int(true_O.sum()))
@@ -193,7 +209,7 @@ def _evaluation(classes: Sequence[str], confusion_OO: Tensor, loss_sum: float, s
         "aacc": float(hits_O.sum()) / pixels,
         "loss": loss_sum / pixels,
     }
-    return Evaluation(metrics, per_class, confusion_OO.tolist(), samples)
+    return Evaluation(metrics, per_class, confusion_OO.tolist(), samples, examples.most_confident_first())
 
 
 def _mean(values: Sequence[float | None]) -> float:

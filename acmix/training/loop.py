@@ -33,7 +33,8 @@ class Stopped(Exception):
 
 @dataclass
 class Run:
-    """What the loop works with. `training` and `judging` give batches; `metric` is what best is chosen by."""
+    """What the loop works with. `training` and `judging` give batches, `source` what people call a sample; `metric` is
+    what best is chosen by."""
 
     spec: JobSpec
     folder: Path
@@ -43,6 +44,7 @@ class Run:
     device: torch.device
     training: BatchesFrom
     judging: Callable[[SplitName], Iterator[Batch]]
+    source: Callable[[SplitName, int], str]
     batches_an_epoch: int
     metric: str
     stop_requested: Callable[[], bool]
@@ -109,7 +111,7 @@ def autocast(run: Run) -> Any:
     return torch.autocast(run.device.type, dtype) if dtype else nullcontext()
 
 
-def evaluation_event(run: Run, evaluation: Evaluation, *, split: str, best: bool, **more: Any) -> Event:
+def evaluation_event(run: Run, evaluation: Evaluation, *, split: SplitName, best: bool, **more: Any) -> Event:
     """The event of an evaluation: everything that results are made of."""
     shown = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.metrics.items())
     data = {
@@ -122,6 +124,7 @@ def evaluation_event(run: Run, evaluation: Evaluation, *, split: str, best: bool
         "metric": run.metric,
         "per_class": evaluation.per_class,
         "confusion_matrix": evaluation.confusion_matrix,
+        "examples": [{"source": run.source(split, each["index"]), **each} for each in evaluation.examples],
         "best": best,
         **more,
     }

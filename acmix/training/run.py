@@ -21,6 +21,7 @@ from acmix.errors import (
     OutOfDeviceMemory,
     OutOfHostMemory,
     Reason,
+    WeightsMissing,
     unknown_name,
 )
 from acmix.events import Event
@@ -120,6 +121,9 @@ def _run(
     torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
     seed_everything(spec.training.seed)
+    if spec.kind == "evaluate":
+        yield from _judged(spec, folder, dataset_root, weights_file, device, stop)
+        return
     given = None if resume else weights.of(spec.backbone, weights_file, data_root=data_root)
     setup, fit = _prepare(spec, folder, dataset_root, given, device, stop)
     if fit:
@@ -132,6 +136,37 @@ def _run(
     yield from loop.train(setup)
     yield from _final(setup)
     yield events.status("succeeded", f"trained {spec.training.epochs} epochs")
+
+
+def _judged(
+    spec: JobSpec,
+    folder: Path,
+    dataset_root: Path,
+    weights_file: Path | None,
+    device: torch.device,
+    stop: threading.Event,
+) -> Iterator[Event]:
+    """Evaluate a whole model's weights on the spec's split; CheckpointIncompatible where they are another's."""
+    if weights_file is None:
+        raise WeightsMissing("an evaluation needs the checkpoint's file", hint="name the file by --weights")
+    setup, _ = _prepare(spec, folder, dataset_root, None, device, stop)
+    model = setup.state.judged
+    try:
+        model.load_state_dict(weights.read(weights_file))
+    except RuntimeError as error:
+        raise CheckpointIncompatible(f"the checkpoint does not fit this data set's model: {error}"[:1000]) from None
+    yield events.progress("evaluating")
+    yield from _last_evaluation(setup, spec.checkpoint)
+    yield events.status("succeeded", f"evaluated on {spec.evaluation.split}")
+
+
+def _last_evaluation(setup: Run, checkpoint_told: Any) -> Iterator[Event]:
+    """On the spec's split, of the model that is judged now."""
+    state, split = setup.state, setup.spec.evaluation.split
+    evaluation = loop.evaluate(setup, state.judged, split)
+    values = {f"{split}/{name}": [value] for name, value in evaluation.metrics.items()}
+    yield events.metrics([state.step], values, epoch=state.epoch)
+    yield loop.evaluation_event(setup, evaluation, split=split, best=False, final=True, checkpoint=checkpoint_told)
 
 
 def _newest_whole(parent: Path) -> tuple[checkpoint.Saved | None, list[CheckpointIncompatible]]:
@@ -211,6 +246,7 @@ def _prepare(
             loader_workers=_loader_workers(spec, dataset),
             pin_memory=pinned,
         ),
+        source=lambda split, index: dataset.split(split).source(index),
         batches_an_epoch=batches,
         metric=_metric(spec, task),
         stop_requested=stop.is_set,
@@ -286,12 +322,7 @@ def _final(setup: Run) -> Iterator[Event]:
         yield events.warning(fault.code, f"{fault}; step {chosen.step} is tested in its place")
     state.judged.load_state_dict(checkpoint.load_weights(chosen))
     yield events.progress("testing", epoch=state.epoch, epochs=state.epoch, step=state.step, steps=setup.last_step)
-    evaluation = loop.evaluate(setup, state.judged, "test")
-    yield events.metrics(
-        [state.step], {f"test/{name}": [value] for name, value in evaluation.metrics.items()}, epoch=state.epoch
-    )
-    where = {"folder": chosen.folder.name, "epoch": chosen.epoch, "step": chosen.step}
-    yield loop.evaluation_event(setup, evaluation, split="test", best=False, final=True, checkpoint=where)
+    yield from _last_evaluation(setup, {"folder": chosen.folder.name, "epoch": chosen.epoch, "step": chosen.step})
 
 
 def _best_whole(setup: Run) -> tuple[checkpoint.Saved, CheckpointIncompatible | None]:

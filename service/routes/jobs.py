@@ -12,7 +12,7 @@ from acmix import resolve, spec
 from acmix.catalog import Catalog
 from acmix.errors import Problem, SpecInvalid
 from acmix.spec import ULID, JobSpec, Label, Name, pointer
-from service import json_body, planning, user_data
+from service import evaluations, json_body, planning, user_data
 from service.answers import JobAnswer, Listing, job_answer, listing
 from service.depends import JobId, Store
 from service.errors import RequestRefused
@@ -58,7 +58,7 @@ async def post_job(
     time.
     """
     raw, resolved, catalog = await run_in_threadpool(_resolved, store, body)
-    if resolve.only_model_tells(resolved, catalog):
+    if resolved.kind == "train" and resolve.only_model_tells(resolved, catalog):
         await planning.check(store, resolved, catalog)
     job, created = await run_in_threadpool(_submitted, store, raw, resolved, idempotency_key)
     if not created:
@@ -119,11 +119,20 @@ def told(store: Backend, job: Job) -> JobAnswer:
 def _resolved(store: Backend, body: bytes) -> tuple[Any, JobSpec, Catalog]:
     """The body's values, the spec that they are with all its defaults, and the catalog that has it."""
     raw = json_body.loads(body)
-    given, catalog = user_data.found(spec.parse(raw), store), known_catalog(store)
+    given = evaluations.job_of(raw, store) if evaluations.is_asked_for(raw) else _to_train(raw)
+    given, catalog = user_data.found(given, store), known_catalog(store)
     problems = resolve.problems(given, catalog, most_gpus=store.reader.most_gpus())
     if problems:
         raise SpecInvalid(problems)
     return raw, resolve.resolve(given, catalog), catalog
+
+
+def _to_train(raw: Any) -> JobSpec:
+    given = spec.parse(raw)
+    if given.checkpoint is not None:
+        message = "checkpoint is for kind evaluate; backbone.weights is what a training starts from"
+        raise SpecInvalid([Problem("/checkpoint", "not_taken", message)])
+    return given
 
 
 def _submitted(store: Backend, raw: Any, resolved: JobSpec, idempotency_key: str | None) -> tuple[JobAnswer, bool]:

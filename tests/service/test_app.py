@@ -81,9 +81,12 @@ def test_the_openapi_document_describes_every_path_of_the_api(api: Deployed) -> 
 def test_the_openapi_document_describes_the_spec_and_the_problems(api: Deployed) -> None:
     document = api.get("/openapi.json")
     body = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
-    assert body["schema"] == {"$ref": "#/components/schemas/JobSpec"}
+    kinds = [{"$ref": f"#/components/schemas/{name}"} for name in ("JobSpec", "EvaluateSpec")]
+    assert body["schema"] == {"anyOf": kinds}
     schemas = document["components"]["schemas"]
     assert schemas["JobSpec"]["required"] == ["backbone", "dataset"]
+    assert schemas["EvaluateSpec"]["required"] == ["kind", "checkpoint"]
+    assert "checkpoint" not in schemas["JobSpec"]["properties"]
     assert "pointer" in schemas["ProblemFault"]["properties"]
     assert "HTTPValidationError" not in schemas
 
@@ -95,10 +98,12 @@ def test_every_reference_of_the_openapi_document_leads_somewhere(api: Deployed) 
     assert references <= set(schemas)
 
 
-def test_the_example_of_the_document_is_a_job_that_is_taken(api: Deployed) -> None:
+def test_the_examples_of_the_document_are_jobs_that_are_taken(api: Deployed) -> None:
     api.enrol()
     body = api.get("/openapi.json")["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
-    assert api.post(body["example"]).status_code == 201
+    assert api.post(body["examples"]["a training"]["value"]).status_code == 201
+    [fault] = api.post(body["examples"]["an evaluation"]["value"]).json()["errors"]
+    assert (fault["pointer"], fault["code"]) == ("/checkpoint", "unknown_id")  # all else of it is right
 
 
 def test_the_examples_of_a_plan_are_requests_that_are_taken(api: Deployed) -> None:
