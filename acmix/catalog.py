@@ -126,6 +126,7 @@ class MixerEntry(CatalogPart):
 class TaskEntry(Entry):
     metrics: list[str] = Field(description="what best can be chosen by on val; the first is the default")
     label_smoothing: float | None = Field(0.1, description="what auto stands for; null where there is none")
+    masks_for: dict[str, list[str]] = Field({}, description="by option the values that need a data set with masks")
     mixes: bool = Field(True, description="whether images can be mixed by mixup and cutmix")
 
 
@@ -136,6 +137,7 @@ class AugmentEntry(Entry):
 class DatasetEntry(Entry):
     task: str
     num_classes: int | None = Field(None, description="null where only the files tell")
+    has_masks: bool | None = Field(None, description="of detection: whether objects have masks; null as above")
     image_px: int | None = None
 
 

@@ -28,7 +28,11 @@ def catalog() -> Catalog:
     return Catalog(
         tasks=[
             TaskEntry(
-                **_entry(name, task), metrics=task.metrics, label_smoothing=task.label_smoothing, mixes=task.mixes
+                **_entry(name, task),
+                metrics=task.metrics,
+                label_smoothing=task.label_smoothing,
+                mixes=task.mixes,
+                masks_for=task.masks_for,
             )
             for name, task in registry.entries("tasks").items()
         ],
@@ -106,4 +110,5 @@ def _dataset(name: str, dataset: type[Any]) -> DatasetEntry:
         task=dataset.task,
         num_classes=dataset.num_classes,
         image_px=dataset.default_image_px,
+        has_masks=None if dataset.num_classes is None else dataset.has_masks,
     )

@@ -23,6 +23,7 @@ def problems(spec: JobSpec, catalog: Catalog, *, most_gpus: int) -> list[Problem
     return [
         *(problem for place in _places(spec, catalog) for problem in place.problems()),
         *_task_problems(spec, catalog),
+        *_mask_problems(spec, catalog),
         *_weights_problems(spec, catalog),
         *_swap_problems(spec, catalog),
         *_training_problems(spec),
@@ -131,6 +132,24 @@ def _task_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
         + (f"these are: {', '.join(fitting)}" if fitting else "there is none"),
         allowed=fitting,
     )
+
+
+def _mask_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
+    dataset = _entry(catalog.datasets, spec.dataset.name)
+    if dataset is not None and dataset.has_masks is False:
+        yield from without_masks(spec, catalog, dataset.name)
+
+
+def without_masks(spec: JobSpec, catalog: Catalog, dataset: str) -> Iterator[Problem]:
+    """What of the task's options needs masks, which that data set has not."""
+    task = _entry(catalog.tasks, spec.task.name)
+    for option, values in (task.masks_for if task else {}).items():
+        value = spec.task.options.get(option)
+        if task is not None and value in values:
+            every = task.options["properties"][option].get("enum", [])
+            do = [each for each in every if each not in values]
+            message = f"{option}={value} needs masks, and {dataset} has none; {', '.join(do) or 'none'} would do"
+            yield Problem(pointer(("task", "options", option)), "no_masks", message, allowed=do, actual=value)
 
 
 def _weights_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:

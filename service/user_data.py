@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from typing import TypeVar
 
+from acmix.catalog import Catalog
 from acmix.errors import Problem, SpecInvalid
 from acmix.plan_request import PlanRequest
+from acmix.resolve import without_masks
 from acmix.spec import DatasetChoice, JobSpec
 from service.store.backend import Backend
 from service.store.errors import DatasetNotFound
@@ -13,7 +15,7 @@ from service.store.rows import Dataset
 AnySpec = TypeVar("AnySpec", bound=JobSpec)
 
 
-def found(spec: AnySpec, store: Backend) -> AnySpec:
+def found(spec: AnySpec, store: Backend, catalog: Catalog) -> AnySpec:
     """The spec with format, options and hash of the data set that its id stands for; SpecInvalid says what is amiss.
 
     Where a plan is asked for, the data set also tells the number of classes.
@@ -24,7 +26,7 @@ def found(spec: AnySpec, store: Backend) -> AnySpec:
         dataset = store.reader.dataset(spec.dataset.id)
     except DatasetNotFound as error:
         raise SpecInvalid([unknown(error)]) from None
-    if problems := list(_problems(spec, dataset)):
+    if problems := list(_problems(spec, dataset, catalog)):
         raise SpecInvalid(problems)
     told = (dataset.report or {}).get("options", {})
     choice = DatasetChoice(
@@ -42,7 +44,7 @@ def unknown(error: DatasetNotFound) -> Problem:
     return Problem("/dataset/id", "unknown_id", str(error))
 
 
-def _problems(spec: JobSpec, dataset: Dataset) -> Iterator[Problem]:
+def _problems(spec: JobSpec, dataset: Dataset, catalog: Catalog) -> Iterator[Problem]:
     given = spec.dataset
     if dataset.status != "ready":
         message = f"{dataset.id} is {dataset.status}; a job can read it once it is ready"
@@ -57,6 +59,8 @@ def _problems(spec: JobSpec, dataset: Dataset) -> Iterator[Problem]:
     if given.sha256 not in (None, dataset.sha256):
         message = f"the content of {dataset.id} has another sha256: {dataset.sha256}"
         yield Problem("/dataset/sha256", "wrong_sha256", message)
+    if (dataset.report or {}).get("has_masks") is False:
+        yield from without_masks(spec, catalog, dataset.id)
     folder = (dataset.report or {}).get("options", {}).get("folder")
     if given.options.get("folder", folder) != folder:
         yield Problem("/dataset/options/folder", "not_taken", "the service knows the folder; leave it out")

@@ -130,7 +130,7 @@ class _Composition:
 
     def _background(self) -> NDArray[np.float64]:
         """A square of a photograph, mirrored or not, at the scene's size."""
-        photograph = _photographs()[self.random.randint(len(PHOTOGRAPHS))]
+        photograph = photographs()[self.random.randint(len(PHOTOGRAPHS))]
         side = self.random.randint(photograph.height // 4, photograph.height + 1)
         left = self.random.randint(photograph.width - side + 1)
         top = self.random.randint(photograph.height - side + 1)
@@ -185,7 +185,8 @@ def _boxes(masks_NHW: Tensor) -> Tensor:
 
 
 @cache
-def _photographs() -> tuple[Image.Image, ...]:
+def photographs() -> tuple[Image.Image, ...]:
+    """The two that scikit-learn brings, 640 x 427 px each; DatasetMissing."""
     package = find_spec("sklearn")
     folder = Path(package.origin or "").parent / "datasets" / "images" if package else Path()
     missing = [name for name in PHOTOGRAPHS if not (folder / name).is_file()]

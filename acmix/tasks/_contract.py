@@ -41,6 +41,7 @@ class Task(Protocol):
     name: ClassVar[str]
     metrics: ClassVar[Sequence[str]]
     label_smoothing: ClassVar[float | None]  # what `auto` stands for; None where there is none
+    masks_for: ClassVar[Mapping[str, Sequence[str]]]  # by option the values that need a data set with masks
     mixes: ClassVar[bool]  # whether images can be mixed by mixup and cutmix
 
     @property

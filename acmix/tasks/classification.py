@@ -2,7 +2,7 @@
 
 # Shapes: B batch, C classes
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +21,7 @@ class Classification:
     name: ClassVar[str] = "classification"
     label_smoothing = 0.1
     mixes = True
+    masks_for: ClassVar[Mapping[str, Sequence[str]]] = {}
     metrics: ClassVar[Sequence[str]] = ("accuracy", "top5_accuracy", "loss")
 
     def __init__(self, classes: Sequence[str], label_smoothing: float) -> None:

@@ -2,7 +2,7 @@
 
 # Shapes: N objects of an image, H W image
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -30,6 +30,7 @@ class Detection:
     name: ClassVar[str] = "detection"
     label_smoothing = None
     mixes = False
+    masks_for: ClassVar[Mapping[str, Sequence[str]]] = {"head": ("mask_rcnn", "cascade_mask_rcnn")}
     metrics: ClassVar[Sequence[str]] = tuple(f"{kind}_{figure}" for kind in ("box", "mask") for figure in FIGURES)
 
     def __init__(
@@ -72,7 +73,7 @@ class Detection:
     @property
     def has_masks(self) -> bool:
         """Whether the head makes masks."""
-        return self.head != "retinanet"
+        return self.head in self.masks_for["head"]
 
     def model(self, backbone: nn.Module, image_px: int) -> nn.Module:
         """torchvision's detector around the backbone."""

@@ -2,7 +2,7 @@
 
 # Shapes: B batch, O classes, H W image
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -30,6 +30,7 @@ class Segmentation:
     name: ClassVar[str] = "segmentation"
     label_smoothing = 0.0
     mixes = False
+    masks_for: ClassVar[Mapping[str, Sequence[str]]] = {}
     metrics: ClassVar[Sequence[str]] = ("miou", "macc", "aacc", "loss")
 
     def __init__(

@@ -120,7 +120,8 @@ def _resolved(store: Backend, body: bytes) -> tuple[Any, JobSpec, Catalog]:
     """The body's values, the spec that they are with all its defaults, and the catalog that has it."""
     raw = json_body.loads(body)
     given = evaluations.job_of(raw, store) if evaluations.is_asked_for(raw) else _to_train(raw)
-    given, catalog = user_data.found(given, store), known_catalog(store)
+    catalog = known_catalog(store)
+    given = user_data.found(given, store, catalog)
     problems = resolve.problems(given, catalog, most_gpus=store.reader.most_gpus())
     if problems:
         raise SpecInvalid(problems)

@@ -33,7 +33,8 @@ async def post_plan(body: Annotated[bytes, Depends(json_body.read_body)], store:
 
 def _checked(store: Backend, body: bytes) -> tuple[PlanRequest, Catalog]:
     """The request, if the catalog has all that it names."""
-    request, catalog = user_data.found(plan_request.parse(json_body.loads(body)), store), known_catalog(store)
+    request, catalog = plan_request.parse(json_body.loads(body)), known_catalog(store)
+    request = user_data.found(request, store, catalog)
     problems = plan_request.problems(request, catalog, most_gpus=store.reader.most_gpus())
     if problems:
         raise SpecInvalid(problems)

@@ -159,6 +159,51 @@ def test_a_data_set_of_another_task_is_refused() -> None:
     assert (problem.pointer, problem.allowed) == ("/dataset/name", ["digits", "image_folder"])
 
 
+def _with_boxes(*, has_masks: bool | None = False, **of_task: Any) -> Catalog:
+    """The catalog, with a task of heads, one of which needs masks, and a data set of boxes."""
+    menu = catalog()
+    heads = {"type": "object", "properties": {"head": {"enum": ["boxes", "masks"], "default": "boxes"}}}
+    changes = {"options": heads, "masks_for": {"head": ["masks"]}, "label_smoothing": None, "mixes": False, **of_task}
+    tasks = [each.model_copy(update=changes) if each.name == "detection" else each for each in menu.tasks]
+    sets = [
+        each.model_copy(update={"has_masks": has_masks}) if each.name == "boxes" else each for each in menu.datasets
+    ]
+    augments = [each.model_copy(update={"tasks": ["classification", "detection"]}) for each in menu.augments[:1]]
+    return menu.model_copy(update={"tasks": tasks, "datasets": sets, "augments": [*augments, *menu.augments[1:]]})
+
+
+def _of_boxes(menu: Catalog, *, head: str = "boxes", **changes: Any) -> list[Problem]:
+    task = {"name": "detection", "options": {"head": head}}
+    return problems(menu, task=task, dataset={"name": "boxes"}, **changes)
+
+
+def test_a_head_of_masks_is_refused_where_the_data_set_has_none() -> None:
+    assert _of_boxes(_with_boxes()) == []
+    (problem,) = _of_boxes(_with_boxes(), head="masks")
+    assert (problem.pointer, problem.code, problem.allowed) == ("/task/options/head", "no_masks", ["boxes"])
+    assert problem.message == "head=masks needs masks, and boxes has none; boxes would do"
+    for has_masks in (True, None):
+        assert _of_boxes(_with_boxes(has_masks=has_masks), head="masks") == []
+
+
+def test_what_only_other_tasks_train_with_is_refused() -> None:
+    menu = _with_boxes()
+    training = {"mixup": 0.2, "label_smoothing": 0.1, "augment": {"name": "crop"}}
+    found = {each.pointer: each for each in _of_boxes(menu, training=training)}
+    assert set(found) == {"/training/mixup", "/training/label_smoothing", "/training/augment/name"}
+    assert found["/training/augment/name"].allowed == ["default"]
+    assert found["/training/label_smoothing"].fixes == ["auto", 0]
+    assert _of_boxes(menu, training={"label_smoothing": 0}) == []
+
+
+@pytest.mark.parametrize(("of_task", "smoothing"), [(None, 0.0), (0.0, 0.0), (0.2, 0.2)])
+def test_the_label_smoothing_that_auto_stands_for_is_the_tasks(of_task: float | None, smoothing: float) -> None:
+    job = spec.parse({**LEAST, "task": {"name": "detection"}, "dataset": {"name": "boxes"}})
+    full = resolve.resolve(job, _with_boxes(label_smoothing=of_task))
+    assert full.training.label_smoothing == smoothing
+    assert resolve.resolve(full, _with_boxes(label_smoothing=of_task)) == full
+
+
 def test_a_warm_up_longer_than_the_training_is_refused() -> None:
     training = {"epochs": 2, "schedule": {"name": "cosine", "warmup_epochs": 3}}
     (problem,) = problems(training=training)
