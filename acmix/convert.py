@@ -24,7 +24,7 @@ from acmix import authors, manifest, registry
 from acmix.backbones.resnet import ResNet
 from acmix.errors import CheckpointIncompatible
 from acmix.model import build
-from acmix.training.checkpoint import ABOUT
+from acmix.weights import ABOUT
 
 IMAGE_PX = 224  # what their models are trained at
 KERNEL_ATT = 7  # theirs; no tensor's shape depends on it, so that a file cannot tell

@@ -1,12 +1,13 @@
 """Weights to start from: what of a file has a place in a model, and the model that starts with it."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from acmix.model import build, trunk_of
 from acmix.spec import Backbone, Swap
 from acmix.swap import swap
 
+ABOUT = "acmix"  # the key of a checkpoint's metadata
 MOST_NAMES = 200  # of each kind in an event; the counts are of all
 
 
@@ -73,6 +75,13 @@ def read(file: Path) -> dict[str, Tensor]:
         raise WeightsMissing(f"{file} is not there") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointIncompatible(f"{file.name} is no safetensors file: {error}") from None
+
+
+def about(file: Path) -> dict[str, Any]:
+    """What a checkpoint of ours says of itself: `spec`, `classes`, `epoch`, `step`; of any other file nothing."""
+    with safe_open(file, framework="pt") as opened:
+        told = json.loads((opened.metadata() or {}).get(ABOUT, "{}"))
+    return told if isinstance(told, dict) else {}
 
 
 def start(

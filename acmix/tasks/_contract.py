@@ -38,6 +38,7 @@ class Task(Protocol):
     in "loss" the smallest is best, of all others the largest.
     """
 
+    classes: Sequence[str]
     name: ClassVar[str]
     metrics: ClassVar[Sequence[str]]
     label_smoothing: ClassVar[float | None]  # what `auto` stands for; None where there is none

@@ -24,8 +24,8 @@ from torch import Tensor
 from acmix import manifest
 from acmix.errors import DiskFull
 from acmix.tasks._contract import is_better
+from acmix.weights import ABOUT
 
-ABOUT = "acmix"  # the key of the model file's metadata
 MODEL, STATE, RECORD = "model.safetensors", "state.safetensors", "state.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 

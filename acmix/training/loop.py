@@ -330,7 +330,12 @@ def _write(run: Run, kind: str, metrics: dict[str, float]) -> checkpoint.Saved:
         metrics=metrics,
         weights=state.weights(),
         state=state.tree(),
-        about={"spec": run.spec.dump(), "epoch": state.epoch, "step": state.step},
+        about={
+            "spec": run.spec.dump(),
+            "classes": list(run.task.classes),
+            "epoch": state.epoch,
+            "step": state.step,
+        },
     )
 
 

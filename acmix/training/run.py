@@ -5,6 +5,7 @@ import platform
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,7 @@ def _judged(
     if weights_file is None:
         raise WeightsMissing("an evaluation needs the checkpoint's file", hint="name the file by --weights")
     setup, _ = _prepare(spec, folder, dataset_root, None, device, stop)
+    _check_classes(weights.about(weights_file).get("classes"), setup.task.classes)
     model = setup.state.judged
     try:
         model.load_state_dict(weights.read(weights_file))
@@ -158,6 +160,18 @@ def _judged(
     yield events.progress("evaluating")
     yield from _last_evaluation(setup, spec.checkpoint)
     yield events.status("succeeded", f"evaluated on {spec.evaluation.split}")
+
+
+def _check_classes(trained: Sequence[str] | None, judged: Sequence[str]) -> None:
+    """A model names classes by their place: the data set must have the same in the same order."""
+    if trained is None or list(trained) == list(judged):
+        return
+    pairs = zip_longest(trained, judged, fillvalue="none")
+    place, (one, other) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise CheckpointIncompatible(
+        f"the checkpoint was trained on other classes: of the {len(trained)} there number {place} is {one!r}, "
+        f"of the {len(judged)} here it is {other!r}"
+    )
 
 
 def _last_evaluation(setup: Run, checkpoint_told: Any) -> Iterator[Event]:

@@ -18,7 +18,7 @@ from acmix import authors, weights
 from acmix.convert import convert, recognised
 from acmix.errors import CheckpointIncompatible
 from acmix.model import build
-from acmix.training.checkpoint import ABOUT
+from acmix.weights import ABOUT
 
 GOLDEN = Path(__file__).parent / "golden"
 NARROW = {"name": "resnet", "options": {"depths": [1, 2, 1, 1], "stem": "small", "width": 0.25}}

@@ -5,8 +5,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
+from acmix import spec
 from acmix.errors import CheckpointIncompatible, Diverged, OptionInvalid
 from acmix.spec import JobSpec
 from acmix.training import checkpoint
@@ -222,3 +224,25 @@ def _last_files(folder: Path) -> dict[str, object]:
         "state": state,
         "record": json.loads((newest.folder / checkpoint.RECORD).read_text()),
     }
+
+
+def test_an_evaluation_is_of_the_same_classes_in_the_same_order(tmp_path: Path) -> None:
+    """A data set of clothing has as many classes as digits have, and a model would name them all the same."""
+    least = {
+        "backbone": {"name": "resnet26", "options": {"stem": "small", "width": 0.0625}},
+        "dataset": {"name": "digits"},
+    }
+    train = {**least, "training": {"epochs": 1, "batch_size": 64, "limit_train_batches": 1}}
+    told = list(run(spec.parse(train), tmp_path / "run"))
+    weights = sorted((tmp_path / "run/checkpoints").glob("step-*"))[-1] / "model.safetensors"
+    judged = spec.parse({**train, "kind": "evaluate"})
+    again = list(run(judged, tmp_path / "again", weights_file=weights))
+    assert of_type(again, "evaluation")[-1].data["metrics"] == of_type(told, "evaluation")[-1].data["metrics"]
+    place = tmp_path / "photos/train"
+    for name in "012345678x":
+        (place / name).mkdir(parents=True, exist_ok=True)
+        for number in range(4):
+            Image.new("RGB", (9, 9), (number, 0, 0)).save(place / name / f"{number}.png")
+    other = {**train, "kind": "evaluate", "dataset": {"name": "image_folder", "options": {"folder": "photos"}}}
+    with pytest.raises(CheckpointIncompatible, match="of the 10 there number 9 is '9', of the 10 here it is 'x'"):
+        list(run(spec.parse(other), tmp_path / "other", weights_file=weights, data_root=tmp_path))
