@@ -17,7 +17,7 @@ RED, GREEN, BLUE = (220, 30, 30), (30, 200, 30), (30, 30, 210)
 class _Objects:
     """Grey pictures of any task."""
 
-    name, classes = "objects", ("thing", "other thing")
+    name, classes, has_masks = "objects", ("thing", "other thing"), False
 
     def __init__(self, *targets) -> None:
         self.targets = targets
