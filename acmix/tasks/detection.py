@@ -139,9 +139,10 @@ class Detection:
         overlap_NM = box_iou(found["boxes"].float(), target["boxes"])
         overlap_NM = overlap_NM * (found["labels"][:, None] == target["labels"][None])
         most_N = overlap_NM.amax(dim=1) if overlap_NM.shape[1] else overlap_NM.new_zeros(len(overlap_NM))
-        for place in (most_N < LEAST_OVERLAP).nonzero()[:, 0].tolist():
-            told = {"named": self.classes[int(found["labels"][place])], "overlap": float(most_N[place])}
-            examples.add(index, float(found["scores"][place]), **told, box=found["boxes"][place].tolist())
+        columns = (found["labels"], found["scores"], found["boxes"], most_N)
+        for label, score, box, overlap in zip(*(column.tolist() for column in columns), strict=True):
+            if overlap < LEAST_OVERLAP:
+                examples.add(index, score, named=self.classes[label], overlap=overlap, box=box)
 
     @property
     def _first_label(self) -> int:
