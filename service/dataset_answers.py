@@ -58,6 +58,7 @@ class Dataset(DatasetSummary):
     """A data set with what its check found: what is in it once ready, what is wrong with it if rejected."""
 
     classes: list[str] | None = None
+    has_masks: bool | None = Field(None, description="of detection: whether every object has a mask")
     splits: dict[str, Any] | None = Field(None, description="samples in all and by class, of train, val and test")
     statistics: dict[str, Any] | None = None
     warnings: list[JsonValue] | None = None

@@ -38,6 +38,7 @@ class Ready(Report):
     files: Count
     classes: list[str] | None = None
     num_classes: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    has_masks: bool | None = None
     splits: dict[str, JsonValue]
     statistics: dict[str, JsonValue] | None = None
     warnings: list[JsonValue] = []

@@ -12,6 +12,7 @@ SplitName = Literal["train", "val", "test"]
 Target = int | Tensor | Mapping[str, Tensor]
 IGNORED = 255  # in a label map: of no class, neither trained on nor counted
 MOST_LABELS = 255  # a label map is uint8
+LONGEST_RATIO = 1333 / 800  # of a resized image's long side over what its short side is resized to, at most
 
 
 class Split(Protocol):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ OPAQUE = 0.5  # from this opacity on, a pixel belongs to the object
 MOST_OVERLAP = 0.1  # of two objects' squares, over the smaller one's
 COLOURS = (155, 255)  # the channels of a cut-out's colour
 TRIES = 20  # to find a place, else the scene has one object less
-MEAN, STD = (0.279, 0.269, 0.246), (0.218, 0.202, 0.214)  # of the digits' scenes at 128 px
 
 
 ScenePx = Annotated[int, Field(ge=32, le=2048, description="side of the scenes")]
@@ -75,6 +74,10 @@ class Scenes:
             raise IndexError(index)
         seed = hashlib.sha256(f"{self.name} {self.split} {index}".encode()).digest()
         return _Composition(np.random.RandomState(list(seed)), self.image_px).of(self.cut_outs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        """The scene as a sample of a task (acmix.datasets._contract.Split)."""
+        raise NotImplementedError
 
     def source(self, index: int) -> str:
         return f"scene {index} of {self.split}"

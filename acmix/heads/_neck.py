@@ -17,9 +17,9 @@ from torchvision.ops.feature_pyramid_network import (
 )
 
 from acmix.backbones._pyramid import FeaturePyramid
+from acmix.datasets._contract import LONGEST_RATIO
 
 ASPECTS = (0.5, 1.0, 2.0)  # height over width
-LONGEST_RATIO = 1333 / 800  # the long side of a resized image over the short side it is resized to, at most
 
 
 class Neck(nn.Module):

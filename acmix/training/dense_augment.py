@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from acmix.datasets._contract import IGNORED, Dataset
+from acmix.datasets._contract import IGNORED, LONGEST_RATIO, Dataset
 
-LONGEST_RATIO = 1333 / 800  # of the long side over what the short side is resized to, at most
 SCALES = 10  # sizes that a random one is drawn from
 
 Steps = tuple[Callable[..., Any], ...]

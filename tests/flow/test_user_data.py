@@ -31,6 +31,7 @@ def test_uploaded_scenes_are_checked_and_trained_on(service: Up, tmp_path: Path)
     dataset = _uploaded(service, _zip(tmp_path / "tree", tmp_path / "digits.zip"), "detection", "coco")
     assert dataset["status"] == "ready", dataset
     assert dataset["classes"] == [str(digit) for digit in range(10)]
+    assert dataset["has_masks"] is True
     sheet = service.http.get(f"/v1/datasets/{dataset['id']}/samples.png")
     assert sheet.content.startswith(b"\x89PNG")
 
@@ -62,6 +63,19 @@ def test_uploaded_scenes_are_checked_and_trained_on(service: Up, tmp_path: Path)
     assert final["dataset"] == dataset["id"]
     assert {"box_ap", "mask_ap"} <= final["metrics"].keys()
     assert service.http.delete(f"/v1/datasets/{dataset['id']}").status_code == 204
+
+
+def test_a_head_of_masks_is_refused_for_boxes_alone(service: Up, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    TREES["voc"](tmp_path / "tree")
+    dataset = _uploaded(service, _zip(tmp_path / "tree", tmp_path / "boxes.zip"), "detection", "voc")
+    assert (dataset["status"], dataset["has_masks"]) == ("ready", False)
+    task = {"name": "detection", "options": {"head": "cascade_mask_rcnn"}}
+    spec = {"backbone": BACKBONE, "task": task, "dataset": {"id": dataset["id"]}}
+    refused = service.http.post("/v1/jobs", json=spec)
+    assert refused.status_code == 422
+    (error,) = refused.json()["errors"]
+    assert (error["pointer"], error["code"], error["allowed"]) == ("/task/options/head", "no_masks", ["retinanet"])
 
 
 def test_an_archive_with_a_broken_image_is_rejected_by_its_name(service: Up, tmp_path: Path) -> None:
