@@ -1,4 +1,4 @@
-"""The library by hand: `python -m acmix run spec.json --folder DIR`, or `plan`, `convert`, `inspect`, `catalog`."""
+"""The library by hand: `python -m acmix run spec.json --folder DIR`; or predict, plan, convert, inspect, catalog."""
 
 import argparse
 import json
@@ -30,6 +30,8 @@ def main() -> int:
         return _convert(arguments, events_out)
     if arguments.command == "inspect":
         return inspection.run(arguments, events_out)
+    if arguments.command == "predict":
+        return _serve_predictions(events_out) if arguments.serve else _predict(arguments, events_out)
     if arguments.command == "plan":
         return _serve_plans(events_out) if arguments.serve else _plan(arguments, events_out)
     return _run(arguments, events_out)
@@ -49,6 +51,12 @@ def _arguments() -> argparse.Namespace:
     plan.add_argument("--num-classes", type=int, help="in place of what the data set gives")
     plan.add_argument("--image-px", type=int, help="in place of what the data set gives")
     plan.add_argument("--serve", action="store_true", help="answer requests on stdin, one JSON object a line")
+    predict = commands.add_parser("predict", help="what a checkpoint names in an image, as one line of JSON on stdout")
+    predict.add_argument("checkpoint", type=Path, nargs="?", help="a checkpoint's safetensors file")
+    predict.add_argument("image", type=Path, nargs="?", help="a JPEG, PNG, WebP, BMP or TIFF file")
+    predict.add_argument("--min-score", type=float, default=0.5, help="objects of a lower score are left out")
+    predict.add_argument("--drawn", type=Path, metavar="PNG", help="draw what was named on the image, into this file")
+    predict.add_argument("--serve", action="store_true", help="answer requests on stdin, one JSON object a line")
     convert = commands.add_parser("convert", help="make a checkpoint of the paper's authors a safetensors file of ours")
     convert.add_argument("source", type=Path, help="what their training scripts saved: a ResNet or a Swin")
     convert.add_argument("target", type=Path, help="the safetensors file to write")
@@ -56,11 +64,13 @@ def _arguments() -> argparse.Namespace:
     inspect = commands.add_parser("inspect", help="unpack and look into a data set; a report as JSON, the last line")
     inspection.add_arguments(inspect)
     catalog = commands.add_parser("catalog", help="what specs can name here, as one line of JSON on stdout")
-    for command in (run, plan, convert, inspect, catalog):
+    for command in (run, predict, plan, convert, inspect, catalog):
         command.add_argument("--tether", type=int, metavar="PID", help="end when the parent, this process, ends")
     arguments = parser.parse_args()
     if arguments.command == "plan" and (arguments.spec is None) != arguments.serve:
         plan.error("name a spec, or --serve")
+    if arguments.command == "predict" and (arguments.image is None) != arguments.serve:
+        predict.error("name a checkpoint's file and an image, or --serve")
     return arguments
 
 
@@ -105,6 +115,24 @@ def _with_assumed(request: Any, arguments: argparse.Namespace) -> Any:
     given = {name: value for name, value in assumed.items() if value is not None}
     before = request.get("assume", {}) if isinstance(request, dict) else None
     return {**request, "assume": {**before, **given}} if given and isinstance(before, dict) else request
+
+
+def _predict(arguments: argparse.Namespace, out: TextIO) -> int:
+    """Exit status 1 where nothing can be predicted, as the error says."""
+    from acmix.prediction.requests import answer
+
+    asked = {name: getattr(arguments, name) for name in ("checkpoint", "image", "min_score", "drawn")}
+    answered = answer(json.dumps(asked, default=str))
+    out.write(json.dumps(answered) + "\n")
+    return 0 if "prediction" in answered else 1
+
+
+def _serve_predictions(out: TextIO) -> int:
+    from acmix.prediction.requests import serve
+
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]  # a file, as any process's is
+    serve(sys.stdin, lambda line: out.write(line + "\n"))
+    return 0
 
 
 def _serve_plans(out: TextIO) -> int:

@@ -115,6 +115,13 @@ class DatasetCorrupt(AcmixError):
     blame = "data"
 
 
+class ImageUnreadable(AcmixError):
+    """What was sent to be predicted on is no image that is read here."""
+
+    code = "image_unreadable"
+    blame = "user"
+
+
 class ArchiveRefused(AcmixError):
     """An archive holds something that is not unpacked; the message names the member and says what would do."""
 

@@ -78,7 +78,7 @@ def read(file: Path) -> dict[str, Tensor]:
 
 
 def about(file: Path) -> dict[str, Any]:
-    """What a checkpoint of ours says of itself: `spec`, `classes`, `epoch`, `step`; of any other file nothing."""
+    """What a checkpoint of ours says of itself: `spec`, `classes`, `images`, `epoch`, `step`; of others nothing."""
     with safe_open(file, framework="pt") as opened:
         told = json.loads((opened.metadata() or {}).get(ABOUT, "{}"))
     return told if isinstance(told, dict) else {}

@@ -168,6 +168,46 @@ class Attempt(Answer):
     resumed_from: dict[str, Any] | None
 
 
+class ImageSize(Answer):
+    width: int
+    height: int
+
+
+class Runs(Answer):
+    """A mask in COCO's words: height and width, and its runs, compressed."""
+
+    size: tuple[int, int]
+    counts: str
+
+
+class Named(Answer):
+    """A class that a model names; what else is told of it depends on the task."""
+
+    class_: str = Field(alias="class")
+    probability: float | None = Field(None, description="classification")
+    share: float | None = Field(None, description="segmentation: of the pixels")
+    mask: Runs | None = Field(None, description="segmentation, and detection where the head makes masks")
+
+
+class Found(Answer):
+    """An object that a model finds."""
+
+    class_: str = Field(alias="class")
+    score: float
+    box: tuple[float, float, float, float] = Field(description="left, top, right and bottom in pixels")
+    mask: Runs | None = None
+
+
+class Prediction(Answer):
+    """What a model names in an image; most likely first."""
+
+    checkpoint: str
+    task: str
+    image: ImageSize = Field(description="turned as its EXIF says")
+    classes: list[Named] | None = Field(None, description="classification and segmentation")
+    objects: list[Found] | None = Field(None, description="detection")
+
+
 class Checkpoint(Answer):
     id: str
     job: str

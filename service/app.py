@@ -21,6 +21,7 @@ from service.routes import (
     health,
     jobs,
     plans,
+    predictions,
     results,
     series,
     weights,
@@ -56,8 +57,8 @@ def create_app(given: Settings | None = None) -> FastAPI:
         responses=openapi.PROBLEM_RESPONSES,
     )
     app.state.backend = open_backend(given or settings.load())
-    parts = (health, catalog, plans, jobs, results, series, events, checkpoints, weights, datasets, workers)
-    app.state.routers = [part.router for part in parts]
+    of_jobs = (plans, jobs, results, series, events, checkpoints, predictions)
+    app.state.routers = [part.router for part in (health, catalog, *of_jobs, weights, datasets, workers)]
     for router in app.state.routers:
         app.include_router(router)
     errors.install(app)

@@ -140,6 +140,23 @@ def cancel(job: str, url: Url = DEFAULT_URL) -> None:
 
 
 @main.command()
+def predict(
+    checkpoint: Annotated[str, typer.Argument(help="the id of a checkpoint, ckpt_...")],
+    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a JPEG, PNG, WebP, BMP or TIFF file")],
+    url: Url = DEFAULT_URL,
+    min_score: Annotated[float, typer.Option(help="of detection: objects of a lower score are left out")] = 0.5,
+    drawn: Annotated[Path | None, typer.Option(dir_okay=False, help="draw it on the image, into this PNG")] = None,
+) -> None:
+    """What a checkpoint names in an image, as JSON; or drawn on it."""
+    with _sentences():
+        client = Client(url)
+        if drawn:
+            drawn.write_bytes(client.predict_drawn(checkpoint, image, min_score=min_score))
+        else:
+            print(json.dumps(client.predict(checkpoint, image, min_score=min_score), indent=1))
+
+
+@main.command()
 def convert(
     source: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="what the authors' scripts saved")],
     target: Annotated[Path, typer.Argument(dir_okay=False, help="the safetensors file to write")],

@@ -19,6 +19,7 @@ RETRY_SECONDS = 1.0
 GONE_SECONDS = 120.0
 ENDED = ("succeeded", "failed", "cancelled")
 PART_BYTES = 64 * 2**20
+PREDICTION_SECONDS = 60.0  # a service answers within 30, be it that it cannot yet
 STORING_SECONDS = 300.0  # from the last byte of a part to the word that it is kept
 BLOCK_BYTES = 2**20
 PASSING = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
@@ -136,6 +137,15 @@ class Client:
     def checkpoint_content(self, checkpoint_id: str) -> bytes:
         return self._answer("GET", f"/v1/checkpoints/{checkpoint_id}/content").content
 
+    def predict(self, checkpoint_id: str, image: Path, *, min_score: float = 0.5) -> Json:
+        """What a checkpoint names in an image file."""
+        named: Json = self._predicted(checkpoint_id, image, min_score, "application/json").json()
+        return named
+
+    def predict_drawn(self, checkpoint_id: str, image: Path, *, min_score: float = 0.5) -> bytes:
+        """The same as a PNG, drawn on the image."""
+        return self._predicted(checkpoint_id, image, min_score, "image/png").content
+
     def upload_weights(self, file: Path, *, name: str = "") -> Json:
         """Keep a safetensors file for `backbone.weights`, streamed."""
         with file.open("rb") as content:
@@ -226,6 +236,23 @@ class Client:
             response = self._http.request(method, path, **request)
         _check(response)
         return response
+
+    def _predicted(self, checkpoint_id: str, image: Path, min_score: float, media_type: str) -> httpx.Response:
+        """The answer, waited for again where it is not there yet."""
+        give_up_at, content = time.monotonic() + GONE_SECONDS, image.read_bytes()
+        while True:
+            try:
+                return self._answer(
+                    "POST",
+                    f"/v1/checkpoints/{checkpoint_id}/predict",
+                    params={"min_score": min_score},
+                    content=content,
+                    headers={"Content-Type": "application/octet-stream", "Accept": media_type},
+                    timeout=PREDICTION_SECONDS,
+                )
+            except RequestRefused as error:
+                if error.code != "not_ready" or time.monotonic() > give_up_at:
+                    raise
 
     def _upload_offset(self, dataset_id: str) -> int:
         state = self.dataset(dataset_id)["upload"]

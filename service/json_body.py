@@ -24,7 +24,11 @@ async def read_body(request: Request) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise RequestRefused(415, "unsupported_media_type", "send the body as Content-Type: application/json")
-    most = request.app.state.backend.settings.max_body_bytes
+    return await read_bounded(request, request.app.state.backend.settings.max_body_bytes)
+
+
+async def read_bounded(request: Request, most: int) -> bytes:
+    """A body of at most so many bytes; 413 as soon as it is larger."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:20]) > most:
         raise _too_large(most)

@@ -34,6 +34,7 @@ class Settings:
     idle_look_seconds: float
     sweep_seconds: float
     max_body_bytes: int
+    max_image_bytes: int
     max_weights_bytes: int
     max_dataset_bytes: int
     data_cache_bytes: int
@@ -56,6 +57,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         idle_look_seconds=_number(environ, "ACMIX_IDLE_LOOK_SECONDS", 15.0, least=0.05, most=3600),
         sweep_seconds=_number(environ, "ACMIX_SWEEP_SECONDS", 5.0, least=0.05, most=3600),
         max_body_bytes=_number(environ, "MAX_BODY_BYTES", 4 * 2**20, least=1024, most=2**30),
+        max_image_bytes=_number(environ, "MAX_IMAGE_BYTES", 20 * 2**20, least=1024, most=2**28),
         max_weights_bytes=_number(environ, "MAX_WEIGHTS_BYTES", 4 * 2**30, least=1024, most=2**40),
         max_dataset_bytes=_number(environ, "MAX_DATASET_BYTES", 200 * 2**30, least=1024, most=2**50),
         data_cache_bytes=_number(environ, "DATA_CACHE_BYTES", 100 * 2**30, least=0, most=2**50),

@@ -1,4 +1,4 @@
-"""What runs once beside all workers: the sweep, nudges for jobs long queued, plans, checks. Safe to run twice."""
+"""What runs once beside all workers: sweep, nudges for jobs long queued, plans, predictions, checks. Safe twice."""
 
 import logging
 import threading
@@ -11,6 +11,7 @@ from service.store.backend import Backend
 from worker.inspecting import Inspector
 from worker.inspection_child import INSPECT
 from worker.planning import Planner
+from worker.predicting import Predictor
 from worker.supervise import AWAY
 
 log = logging.getLogger(__name__)
@@ -26,9 +27,9 @@ class Housekeeper:
         self.settings = backend.settings
         self.ledger = backend.ledger
         self.queue = backend.queue
-        self.plans = backend.plans
-        self.planner = Planner(backend.plans)
+        self.requests = (backend.plans, backend.predictions)
         self.inspector = Inspector(backend, inspect_command)
+        self.helpers = (Planner(backend.plans), Predictor(backend), self.inspector)
         self._rung = threading.Event()
         self._draining = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)
@@ -39,25 +40,25 @@ class Housekeeper:
     def start(self) -> None:
         self._spare_the_living()
         self._thread.start()
-        self.planner.start()
-        self.inspector.start()
+        for helper in self.helpers:
+            helper.start()
 
     def ring(self) -> None:
         self._rung.set()
-        self.planner.ring()
-        self.inspector.ring()
+        for helper in self.helpers:
+            helper.ring()
 
     def drain(self) -> None:
         self._draining.set()
         self._rung.set()
-        self.planner.drain()
-        self.inspector.drain()
+        for helper in self.helpers:
+            helper.drain()
 
     def stop(self) -> None:
         if self._thread.is_alive():
             self._thread.join(5)
-        self.planner.stop()
-        self.inspector.stop()
+        for helper in self.helpers:
+            helper.stop()
 
     def look(self) -> None:
         """One round: what is due is done."""
@@ -72,7 +73,8 @@ class Housekeeper:
                 self.queue.nudge_train()
         if now >= self._expire_from:
             self._expire_from = now + EXPIRE_SECONDS
-            self.plans.expire()
+            for requests in self.requests:
+                requests.expire()
 
     def _loop(self) -> None:
         while not self._draining.is_set():

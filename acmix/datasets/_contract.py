@@ -3,6 +3,7 @@
 # Shapes: H W image, N objects of an image
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -13,6 +14,16 @@ Target = int | Tensor | Mapping[str, Tensor]
 IGNORED = 255  # in a label map: of no class, neither trained on nor counted
 MOST_LABELS = 255  # a label map is uint8
 LONGEST_RATIO = 1333 / 800  # of a resized image's long side over what its short side is resized to, at most
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What images a model was trained on, by which any other is made what it reads; fields as of Dataset."""
+
+    image_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    in_memory: bool
 
 
 class Split(Protocol):

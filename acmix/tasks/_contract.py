@@ -1,4 +1,4 @@
-"""What training, evaluation and plans ask of a task."""
+"""What training, evaluation, predictions and plans ask of a task."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from acmix.datasets._contract import Dataset
+from acmix.datasets._contract import Dataset, ImageFacts
 from acmix.spec import FlatChoice
+from acmix.tasks._named import Named, Shown
 
 Batch = tuple[Any, Any]  # images and their targets, of one tensor or a list of tensors or dictionaries of them
 
@@ -71,6 +72,10 @@ class Task(Protocol):
         ...
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation: ...
+
+    def predict(self, model: nn.Module, shown: Shown, images: ImageFacts, *, min_score: float) -> Named:
+        """What a model in evaluation mode names in one image, made like those that it was trained on."""
+        ...
 
 
 def is_better(metric: str, value: float, than: float | None) -> bool:

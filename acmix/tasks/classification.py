@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from acmix.datasets._contract import Dataset
+from acmix.datasets._contract import Dataset, ImageFacts
 from acmix.spec import FlatChoice
 from acmix.tasks._contract import Batch, Evaluation, Transform
 from acmix.tasks._examples import Examples
+from acmix.tasks._named import Named, Shown
+
+MOST_NAMED = 5
 
 
 class Classification:
@@ -82,6 +85,17 @@ class Classification:
             "loss": loss_sum / samples,
         }
         return Evaluation(metrics, self._per_class(confusion_CC), confusion_CC.tolist(), samples, wrong)
+
+    def predict(self, model: nn.Module, shown: Shown, images: ImageFacts, *, min_score: float) -> Named:  # noqa: ARG002  # of objects
+        """The five most probable classes."""
+        from acmix.training.augment import prediction_transform
+
+        image_3HW = prediction_transform(images)(shown.image)
+        best = model(image_3HW[None]).float().softmax(dim=1)[0].topk(min(MOST_NAMED, len(self.classes)))
+        pairs = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        said = [{"class": self.classes[label], "probability": probability} for label, probability in pairs]
+        legend = [(label, f"{self.classes[label]} {probability:.2f}") for label, probability in pairs]
+        return Named({"classes": said}, pairs[0][0], legend=legend)
 
     def _note_wrong(self, examples: Examples, first: int, logits_BC: Tensor, labels_B: Tensor) -> None:
         """Of a batch whose first sample has that index."""

@@ -9,12 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from acmix.datasets._contract import Dataset
+from acmix.datasets._contract import Dataset, ImageFacts
 from acmix.errors import OptionInvalid
 from acmix.spec import FlatChoice
 from acmix.tasks._coco import FIGURES, CocoScore
 from acmix.tasks._contract import Batch, Evaluation, Transform
 from acmix.tasks._examples import Examples
+from acmix.tasks._named import Named, Shown, runs_of
 
 LEAST_OVERLAP = 0.5  # with an object of its class, for a box not to be wrong
 Channels = Annotated[int, Field(ge=8, le=1024, description="of the pyramid network and, in proportion, of the head")]
@@ -129,6 +130,27 @@ class Detection:
                 self._note_wrong(examples, len(score.images), named, target)
                 score.add(named, target)
         return score.evaluation(examples.most_confident_first())
+
+    def predict(self, model: nn.Module, shown: Shown, images: ImageFacts, *, min_score: float) -> Named:
+        """Objects of at least that score, the most confident first; boxes are left, top, right and bottom."""
+        from acmix.training.scenes import normalized
+
+        [found] = model([normalized(shown.image, images.mean, images.std)])
+        named = self._named(found)
+        order_N = named["scores"].argsort(descending=True)
+        kept_N = order_N[named["scores"][order_N] >= min_score]
+        target = {name: each[kept_N] for name, each in named.items()}
+        boxes = target["boxes"].float() * torch.tensor([*shown.scale, *shown.scale])
+        columns = zip(target["labels"].tolist(), target["scores"].tolist(), boxes.tolist(), strict=True)
+        said: list[dict[str, Any]] = [
+            {"class": self.classes[label], "score": score, "box": box} for label, score, box in columns
+        ]
+        for each, mask_HW in zip(said, target.get("masks", ()), strict=False):
+            each["mask"] = runs_of(mask_HW, shown.size)
+        on_top_last = {name: each.flip(0) for name, each in target.items()}
+        return Named(
+            {"objects": said}, on_top_last, texts=[f"{each['class']} {each['score']:.2f}" for each in reversed(said)]
+        )
 
     def _note_wrong(self, examples: Examples, index: int, found: dict[str, Any], target: dict[str, Tensor]) -> None:
         """Boxes of an image that meet no object of their class by half."""

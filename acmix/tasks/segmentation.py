@@ -10,13 +10,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from acmix.datasets._contract import IGNORED, Dataset
+from acmix.datasets._contract import IGNORED, Dataset, ImageFacts
 from acmix.spec import FlatChoice
 from acmix.tasks._contract import Batch, Evaluation, Transform
 from acmix.tasks._examples import Examples
+from acmix.tasks._named import Named, Shown, runs_of
 
 PUBLISHED_CHANNELS = {"semantic_fpn": 256, "upernet": 512}
 AUXILIARY_SHARE = 0.4  # of the auxiliary head's loss
+CLASSES_AT_A_TIME = 8
+MOST_IN_LEGEND = 12
 STRIDE_SHARE = 2 / 3  # of a window, between the windows of sliding evaluation
 
 
@@ -113,6 +116,24 @@ class Segmentation:
                 samples += len(stacked)
         return _evaluation(self.classes, confusion_OO, loss_sum, samples, examples)
 
+    def predict(self, model: nn.Module, shown: Shown, images: ImageFacts, *, min_score: float) -> Named:  # noqa: ARG002  # of objects
+        """The classes that are there, those of the most pixels first, each with its mask."""
+        from acmix.training.dense_augment import fitting
+        from acmix.training.scenes import normalized
+
+        image_3HW = normalized(fitting(images.image_px)(shown.image), images.mean, images.std)
+        size = shown.image.shape[-2:]
+        map_HW = _most_likely(self._logits(model, image_3HW[None], image_3HW.shape[-2:]), size)
+        counts = torch.bincount(map_HW.flatten(), minlength=len(self.classes))
+        shares = [(label, int(counts[label]) / map_HW.numel()) for label in counts.argsort(descending=True).tolist()]
+        there = [(label, share) for label, share in shares if share]
+        said = [
+            {"class": self.classes[label], "share": share, "mask": runs_of(map_HW == label, shown.size)}
+            for label, share in there
+        ]
+        legend = [(label, f"{self.classes[label]} {share:.0%}") for label, share in there[:MOST_IN_LEGEND]]
+        return Named({"classes": said}, map_HW, legend=legend)
+
     def _loss(self, logits_BOHW: Tensor, labels_BHW: Tensor) -> Tensor:
         """0 where every pixel is ignored: the mean of none would not be a number."""
         total = F.cross_entropy(
@@ -146,6 +167,19 @@ def slid(model: nn.Module, images_B3HW: Tensor, window_px: int) -> Tensor:
             counts[part] += 1
     assert total is not None
     return total / counts
+
+
+def _most_likely(logits_1OHW: Tensor, size: Sequence[int]) -> Tensor:
+    """The classes with the largest logits at another size, uint8 (H, W); some classes at a time, to spare memory."""
+    scaled = (
+        F.interpolate(part, size=list(size), mode="bilinear") for part in torch.split(logits_1OHW, CLASSES_AT_A_TIME, 1)
+    )
+    largest, map_HW = next(scaled)[0].max(dim=0)
+    for number, part_1OHW in enumerate(scaled, start=1):
+        larger, named = part_1OHW[0].max(dim=0)
+        map_HW = torch.where(larger > largest, named + number * CLASSES_AT_A_TIME, map_HW)
+        largest = torch.maximum(larger, largest)
+    return map_HW.byte()
 
 
 def _starts(side: int, window_px: int, stride: int) -> list[int]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from acmix.datasets._contract import Dataset
+from acmix.datasets._contract import Dataset, ImageFacts
 from acmix.errors import NameNotFound, unknown_name
 from acmix.registry import check_options
 from acmix.spec import FlatChoice
@@ -73,6 +73,12 @@ def evaluation_transform(dataset: Dataset) -> ImageTransform:
     return ImageTransform(none(dataset), dataset.mean, dataset.std)
 
 
+def prediction_transform(images: ImageFacts) -> ImageTransform:
+    """For an image of any size what evaluation does to those of the data set; all of one that is in memory is seen."""
+    of_px = images.image_px if images.in_memory else _short_side(images)
+    return ImageTransform((_centre(images.image_px, of_px=of_px),), images.mean, images.std)
+
+
 def default(dataset: Dataset) -> Steps:
     """What suits the data set: a shift for digits, crops and flips for photographs."""
     return AUGMENTS[dataset.default_augment](dataset)
@@ -80,11 +86,7 @@ def default(dataset: Dataset) -> Steps:
 
 def none(dataset: Dataset) -> Steps:
     """Images as they are; those from files resized by the short side and cropped at the centre (224 of 256)."""
-    if dataset.in_memory:
-        return ()
-    from torchvision.transforms import v2
-
-    return (EachImage((v2.Resize(round(dataset.image_px * 256 / 224)), v2.CenterCrop(dataset.image_px))),)
+    return () if dataset.in_memory else (_centre(dataset.image_px, of_px=_short_side(dataset)),)
 
 
 def shift(dataset: Dataset, *, fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.125) -> Steps:
@@ -190,6 +192,18 @@ class EachImage:
         for transform in self.transforms:
             image = transform(image)
         return image
+
+
+def _short_side(images: Dataset | ImageFacts) -> int:
+    """What an image of a file is resized to before its centre is cropped: the custom for ImageNet."""
+    return round(images.image_px * 256 / 224)
+
+
+def _centre(side_px: int, *, of_px: int) -> EachImage:
+    """A square from the middle of the image, whose short side is resized to `of_px` before."""
+    from torchvision.transforms import v2
+
+    return EachImage((v2.Resize(of_px), v2.CenterCrop(side_px)))
 
 
 def _erasing(dataset: Dataset, probability: float) -> Steps:

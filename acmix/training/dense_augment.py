@@ -110,11 +110,15 @@ SEGMENTATION: Mapping[str, Callable[..., Steps]] = {
 
 
 def _resize(dataset: Dataset) -> Steps:
-    if dataset.in_memory:
-        return ()
+    return () if dataset.in_memory else (fitting(dataset.image_px),)
+
+
+def fitting(image_px: int) -> Callable[[Any], Any]:
+    """Resizes the short side to `image_px`, or to less where the long side would be too long."""
     from torchvision.transforms import v2
 
-    return (v2.Resize(dataset.image_px, max_size=round(dataset.image_px * LONGEST_RATIO)),)
+    resize: Callable[[Any], Any] = v2.Resize(image_px, max_size=round(image_px * LONGEST_RATIO))
+    return resize
 
 
 def _crop(dataset: Dataset) -> Steps:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from acmix import events
-from acmix.datasets._contract import SplitName
+from acmix.datasets._contract import ImageFacts, SplitName
 from acmix.errors import DiskFull, Diverged, OptionInvalid
 from acmix.events import Event
 from acmix.mixers import ACmixLayer
@@ -33,8 +33,8 @@ class Stopped(Exception):
 
 @dataclass
 class Run:
-    """What the loop works with. `training` and `judging` give batches, `source` what people call a sample; `metric` is
-    what best is chosen by."""
+    """What the loop works with. `training` and `judging` give batches of `images`, `source` what people call a sample;
+    `metric` is what best is chosen by."""
 
     spec: JobSpec
     folder: Path
@@ -42,6 +42,7 @@ class Run:
     state: State
     layers: dict[str, ACmixLayer]
     device: torch.device
+    images: ImageFacts
     training: BatchesFrom
     judging: Callable[[SplitName], Iterator[Batch]]
     source: Callable[[SplitName, int], str]
@@ -333,6 +334,7 @@ def _write(run: Run, kind: str, metrics: dict[str, float]) -> checkpoint.Saved:
         about={
             "spec": run.spec.dump(),
             "classes": list(run.task.classes),
+            "images": asdict(run.images),
             "epoch": state.epoch,
             "step": state.step,
         },

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import acmix
 from acmix import events, mixers, registry, weights
+from acmix.datasets._contract import ImageFacts
 from acmix.errors import (
     AcmixError,
     CheckpointIncompatible,
@@ -252,6 +253,7 @@ def _prepare(
         state=_state(spec, model, math.ceil(batches / training.accumulate_batches), device),
         layers=mixers.layers_of(trunk_of(model)),
         device=device,
+        images=ImageFacts(dataset.image_px, dataset.mean, dataset.std, dataset.in_memory),
         training=lambda epoch, first: train_on(epoch=epoch, start_batch=first),
         judging=lambda split: data.evaluation_batches(
             dataset.split(split),

@@ -11,19 +11,21 @@ from service.store.database import connect
 from service.store.datasets import Datasets
 from service.store.ledger import Ledger
 from service.store.plans import Plans
+from service.store.predictions import Predictions
 from service.store.queue import Queue
 from service.store.reading import Reader
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The ledger, the plans, the data sets, the files and the broker of one deployment."""
+    """The ledger, the plans, the predictions, the data sets, the files and the broker of one deployment."""
 
     settings: Settings
     engine: Engine
     ledger: Ledger
     reader: Reader
     plans: Plans
+    predictions: Predictions
     datasets: Datasets
     checks: Checks
     artifacts: Artifacts
@@ -44,6 +46,7 @@ def open_backend(settings: Settings) -> Backend:
         ledger=Ledger(engine, lease_seconds=settings.lease_seconds, **budgets),
         reader=Reader(engine),
         plans=Plans(engine),
+        predictions=Predictions(engine),
         datasets=Datasets(engine, lease_seconds=settings.lease_seconds),
         checks=Checks(engine, lease_seconds=settings.lease_seconds, **budgets),
         artifacts=Artifacts(settings.artifacts_url),

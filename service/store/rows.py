@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
+from sqlalchemy import Column, Table
+
 from acmix.catalog import Catalog, Device
 from acmix.errors import Reason
 
@@ -261,8 +263,8 @@ class LayerTrace:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A request for a plan; once answered, with `answer`, the planner's own words, or `failure`, a reason.
+class Asked:
+    """A request that a housekeeper answers; once answered, with `answer`, its own words, or `failure`, a reason.
 
     `claims` counts how often a housekeeper took it on: the number that fences what it writes.
     """
@@ -277,6 +279,11 @@ class Plan:
     library: str | None
     answer: Json | None
     failure: Json | None
+
+
+def columns(kind: type[Any], table: Table) -> list[Column[Any]]:
+    """Those of a table that `kind`, a dataclass of this module, names."""
+    return [table.c[field.name] for field in fields(kind)]
 
 
 def read(kind: type[T], row: Mapping[Any, Any]) -> T:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -290,19 +291,26 @@ dataset_parts = Table(
     Column("key", Text, nullable=False, unique=True),
 )
 
-# Requests for plans under the hash of all that the answer depends on, and the answers.
-plans = Table(
-    "plans",
-    metadata,
-    Column("id", String(64), primary_key=True),
-    Column("request", Json, nullable=False),
-    Column("requested_at", UtcDateTime, nullable=False),
-    Column("claims", Integer, nullable=False),
-    Column("failures", Integer, nullable=False),
-    Column("lease_expires_at", UtcDateTime),
-    Column("answered_at", UtcDateTime),
-    Column("library", String(64)),
-    Column("answer", Json),
-    Column("failure", Json),
-    Index(None, "answered_at", "requested_at"),
-)
+
+def _asked(name: str, *more: Column[Any]) -> Table:
+    """Requests under the hash of all that the answer depends on, and the answers."""
+    return Table(
+        name,
+        metadata,
+        Column("id", String(64), primary_key=True),
+        Column("request", Json, nullable=False),
+        Column("requested_at", UtcDateTime, nullable=False),
+        Column("claims", Integer, nullable=False),
+        Column("failures", Integer, nullable=False),
+        Column("lease_expires_at", UtcDateTime),
+        Column("answered_at", UtcDateTime),
+        Column("library", String(64)),
+        Column("answer", Json),
+        Column("failure", Json),
+        *more,
+        Index(None, "answered_at", "requested_at"),
+    )
+
+
+plans = _asked("plans")
+predictions = _asked("predictions", Column("image", LargeBinary), Column("drawn", LargeBinary))

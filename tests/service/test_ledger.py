@@ -120,7 +120,7 @@ def test_deleting_a_job_leaves_no_row_of_it(ledger: Ledger, reader: Reader, engi
     ledger.log(job.id, 1, ["line"])
     save(ledger, job, 2)
     ledger.finish(job.id, 1, Outcome("succeeded"))
-    others = {"workers", "weights", "plans", "datasets", "dataset_parts"}
+    others = {"workers", "weights", "plans", "predictions", "datasets", "dataset_parts"}
     assert all(found != before[table] for table, found in rows(engine).items() if table not in others)
     ledger.delete(job.id)
     assert rows(engine) == before

@@ -5,10 +5,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, func, select, update
 
-from service.store import plans as plan_rows
 from service.store.database import clock
-from service.store.plans import MOST_CLAIMS, Plans
-from service.store.rows import Plan
+from service.store.plans import Plans
+from service.store.requests import MOST_CLAIMS
+from service.store.rows import Asked
 from service.store.tables import plans as table
 from tests.service.work import at_once
 
@@ -21,17 +21,17 @@ def plans(engine: Engine) -> Plans:
     return Plans(engine)
 
 
-def ask(plans: Plans, number: int = 0) -> Plan:
+def ask(plans: Plans, number: int = 0) -> Asked:
     return plans.ask({**REQUEST, "number": number}, version="1")
 
 
-def claimed(plans: Plans) -> Plan:
+def claimed(plans: Plans) -> Asked:
     found = plans.claim()
     assert found is not None
     return found
 
 
-def set_back(engine: Engine, plan: Plan, column: str, **span: float) -> None:
+def set_back(engine: Engine, plan: Asked, column: str, **span: float) -> None:
     """As if so much time had passed since."""
     with engine.execution_options(writes=True).begin() as connection:
         then = clock(connection) - timedelta(**span)
@@ -162,7 +162,7 @@ def test_old_answers_go_and_beyond_the_most_that_are_kept_the_oldest(
     assert plans.expire() == 0
     set_back(engine, kept[5], "answered_at", hours=25)
     assert plans.expire() == 1
-    monkeypatch.setattr(plan_rows, "MOST_KEPT", 3)
+    monkeypatch.setattr(Plans, "most_kept", 3)
     assert plans.expire() == 3
     assert [plans.find(plan.id) is None for plan in kept] == [True, True, True, False, False, True]
     assert plans.find(waiting.id) is not None

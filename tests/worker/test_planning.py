@@ -15,11 +15,11 @@ from redis import Redis
 from acmix import plan_request
 from acmix.plan import plan as plan_here
 from service.store.backend import Backend
-from service.store.rows import Plan
+from service.store.rows import Asked
 from service.store.tables import plans as table
 from tests.service.work import until
 from tests.worker.runs import is_gone
-from worker import planning
+from worker import answering, planning
 from worker.housekeeping import Housekeeper
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -47,9 +47,9 @@ for line in sys.stdin:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(planning, "RENEW_SECONDS", 0.05)
-    monkeypatch.setattr(planning, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(answering, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(answering, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(answering, "FIRST_PAUSE_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -78,12 +78,12 @@ def housekeeping(backend: Backend) -> Iterator[Housekeeper]:
         housekeeper.stop()
 
 
-def ask(backend: Backend, do: str) -> Plan:
+def ask(backend: Backend, do: str) -> Asked:
     return backend.plans.ask({"do": do}, version="1")
 
 
-def answered(backend: Backend, plan: Plan) -> Plan:
-    def found() -> Plan:
+def answered(backend: Backend, plan: Asked) -> Asked:
+    def found() -> Asked:
         row = backend.plans.find(plan.id)
         assert row is not None
         return row
@@ -120,7 +120,7 @@ def test_a_message_rings_for_it_and_without_one_it_looks_by_itself(
 ) -> None:
     with housekeeping(backend) as housekeeper:
         answered(backend, ask(backend, "unrung"))
-        monkeypatch.setattr(planning, "LOOK_SECONDS", 1000.0)
+        monkeypatch.setattr(answering, "LOOK_SECONDS", 1000.0)
         housekeeper.ring()
         asked = ask(backend, "rung")
 
@@ -223,7 +223,7 @@ def test_what_a_housekeeper_had_begun_is_free_again_when_it_ends(backend: Backen
 def test_what_a_killed_housekeeper_had_begun_is_made_by_another_once_its_claim_ran_out(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.store.plans.LEASE_SECONDS", 0.3)
+    monkeypatch.setattr("service.store.requests.LEASE_SECONDS", 0.3)
     asked = ask(backend, "again")
     assert backend.plans.claim() is not None, "by one that never comes back"
     with housekeeping(backend):

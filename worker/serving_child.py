@@ -1,4 +1,4 @@
-"""The process that makes plans: `python -m acmix plan --serve`, a line of JSON in for a line of JSON out."""
+"""A process that answers: `python -m acmix ... --serve`, a line of JSON in for a line of JSON out."""
 
 import json
 import os
@@ -17,18 +17,22 @@ from worker.child import environment
 MAX_ANSWER_BYTES = 32 * 2**20
 
 
-class PlannerGone(Exception):
+class ServerGone(Exception):
     """The process has ended, or must be ended; the message says why, as the end of a sentence."""
 
 
-class PlannerChild:
-    """Started when made, without credentials; what it logs goes where this process logs."""
+class ServingChild:
+    """Started when made, without credentials; what it logs goes where this process logs.
+
+    `what` says in messages what the process does: makes plans.
+    """
 
     library: str  # which one it is, once it is ready
 
-    def __init__(self) -> None:
+    def __init__(self, command: str, what: str) -> None:
+        self.what = what
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "acmix", "plan", "--serve", "--tether", str(os.getpid())],
+            [sys.executable, "-m", "acmix", command, "--serve", "--tether", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment([], threads=1),
@@ -40,11 +44,11 @@ class PlannerChild:
         self._reader.start()
 
     def wait_ready(self, seconds: float, *, give_up: threading.Event) -> None:
-        """Until it answers as fast as it ever will; PlannerGone if it does not come to that."""
+        """Until it answers as fast as it ever will; ServerGone if it does not come to that."""
         give_up_at = time.monotonic() + seconds
         while (ready := self.answer(0.5)) is None:
             if give_up.is_set() or time.monotonic() > give_up_at:
-                raise PlannerGone(f"it is not ready after {seconds:g} s")
+                raise ServerGone(f"it is not ready after {seconds:g} s")
         self.library = str(ready.get("library", ""))
 
     def is_alive(self) -> bool:
@@ -57,10 +61,10 @@ class PlannerChild:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
         except OSError:
-            raise PlannerGone(self._how_it_ended()) from None
+            raise ServerGone(self._how_it_ended()) from None
 
     def answer(self, seconds: float) -> dict[str, Any] | None:
-        """The answer, if it comes in time. PlannerGone if none will ever come."""
+        """The answer, if it comes in time. ServerGone if none will ever come."""
         try:
             line = self._lines.get(timeout=seconds)
         except queue.Empty:
@@ -68,9 +72,9 @@ class PlannerChild:
         try:
             said = json.loads(line)
         except ValueError:
-            raise PlannerGone(self._how_it_ended()) from None
+            raise ServerGone(self._how_it_ended()) from None
         if not isinstance(said, dict):
-            raise PlannerGone("its answer is none")
+            raise ServerGone("its answer is none")
         return said
 
     def close(self) -> None:
@@ -94,6 +98,6 @@ class PlannerChild:
         try:
             status = self.process.wait(1)
         except subprocess.TimeoutExpired:
-            return "the process that makes plans closed its output"
+            return f"the process that {self.what} closed its output"
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        return f"the process that makes plans ended with {how}"
+        return f"the process that {self.what} ended with {how}"

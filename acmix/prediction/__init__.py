@@ -1,0 +1,1 @@
+"""What a checkpoint's model names in an image."""

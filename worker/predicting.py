@@ -1,0 +1,106 @@
+"""Predictions, made by a child that reads a checkpoint's file and the image that came; both lie on this machine."""
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from acmix.errors import CheckpointIncompatible, WeightsMissing
+from service.store.artifacts import MODEL
+from service.store.backend import Backend
+from service.store.errors import ArtifactNotFound, CheckpointNotFound
+from service.store.rows import Asked, Checkpoint
+from worker.answering import RENEW_SECONDS, Answerer
+
+PREDICTION_SECONDS = 60.0
+IDLE_SECONDS = 300.0  # a child with its models takes a gigabyte
+MODELS_KEPT = 4
+STALE_SECONDS = 3600.0  # then a folder is one that a killed housekeeper left
+
+
+class Predictor(Answerer):
+    command = "predict"
+    what = "predicts"
+    idle_seconds = IDLE_SECONDS
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend.predictions, seconds=PREDICTION_SECONDS)
+        self.predictions = backend.predictions
+        self.reader = backend.reader
+        self.artifacts = backend.artifacts
+        self.folder = backend.settings.data_folder / "predictions"
+
+    @contextmanager
+    def told(self, asked: Asked) -> Iterator[Any]:
+        """Files by their paths, in a folder that is there until the child has answered.
+
+        Raises:
+            WeightsMissing, CheckpointIncompatible: the checkpoint was removed, or is not as it was stored.
+        """
+        self._clear_stale()
+        folder = self.folder / f"at-{asked.id[:16]}-{asked.claims}"
+        folder.mkdir(parents=True)
+        try:
+            image = folder / "image"
+            image.write_bytes(self.predictions.image(asked) or b"")  # of a row that went meanwhile nothing is kept
+            yield {
+                "checkpoint": str(self._model(asked)),
+                "image": str(image),
+                "min_score": asked.request["min_score"],
+                "drawn": str(folder / "drawn.png") if asked.request["drawn"] else None,
+            }
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def keep(self, asked: Asked, answer: dict[str, Any], told: Any, library: str) -> None:
+        """Store an answer with its picture. That an image cannot be read is one too; faults of ours are tried again."""
+        error = answer.get("error")
+        if error and error["blame"] == "platform":
+            self.predictions.fail(asked, error["message"])
+            return
+        drawn = Path(told["drawn"]).read_bytes() if told and told["drawn"] and not error else None
+        self.predictions.answer(asked, answer, library=library, drawn=drawn)
+
+    def _model(self, asked: Asked) -> Path:
+        """The checkpoint's file, fetched if it is not there, as one of the last that were of use."""
+        checkpoint_id = asked.request["checkpoint"]
+        try:
+            stored = self.reader.checkpoint(checkpoint_id)
+            file = self.folder / f"{stored.sha256}.safetensors"
+            if not file.exists():
+                self._fetch(asked, stored, file)
+        except (CheckpointNotFound, ArtifactNotFound):
+            raise WeightsMissing(f"{checkpoint_id} was removed before it was read") from None
+        os.utime(file)
+        for old in sorted(self.folder.glob("*.safetensors"), key=_last_use)[:-MODELS_KEPT]:
+            old.unlink(missing_ok=True)
+        return file
+
+    def _fetch(self, asked: Asked, stored: Checkpoint, file: Path) -> None:
+        """Whole or not at all; the claim is renewed meanwhile."""
+        coming = file.with_name(f"at-{asked.id[:16]}-{asked.claims}") / MODEL
+        digest, renewed_at = hashlib.sha256(), time.monotonic()
+        with coming.open("xb") as target:
+            for chunk in self.artifacts.stream(f"{stored.key}/{MODEL}"):
+                target.write(chunk)
+                digest.update(chunk)
+                if time.monotonic() > renewed_at + RENEW_SECONDS:
+                    renewed_at = time.monotonic()
+                    self.renew(asked)
+        if digest.hexdigest() != stored.sha256:
+            raise CheckpointIncompatible(f"{stored.id} is not as it was stored: its sha256 differs")
+        coming.rename(file)
+
+    def _clear_stale(self) -> None:
+        for folder in self.folder.glob("at-*"):
+            with suppress(FileNotFoundError):
+                if _last_use(folder) < time.time() - STALE_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_use(path: Path) -> float:
+    return path.stat().st_mtime
