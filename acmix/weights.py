@@ -80,7 +80,11 @@ def read(file: Path) -> dict[str, Tensor]:
 def about(file: Path) -> dict[str, Any]:
     """What a checkpoint of ours says of itself: `spec`, `classes`, `images`, `epoch`, `step`; of others nothing."""
     with safe_open(file, framework="pt") as opened:
-        told = json.loads((opened.metadata() or {}).get(ABOUT, "{}"))
+        text = (opened.metadata() or {}).get(ABOUT, "{}")
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
     return told if isinstance(told, dict) else {}
 
 

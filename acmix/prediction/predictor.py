@@ -2,7 +2,6 @@
 
 # Shapes: H W image
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,7 @@ def _told(file: Path) -> tuple[JobSpec, list[str], ImageFacts]:
     try:
         images = ImageFacts(**told["images"])
         return spec.parse(told["spec"]), list(told["classes"]), images
-    except (KeyError, TypeError, json.JSONDecodeError, AcmixError):
+    except (KeyError, TypeError, AcmixError):
         raise CheckpointIncompatible(
             f"{file.name} does not say by what it was trained; a checkpoint of this version would"
         ) from None
@@ -95,7 +94,8 @@ def _shown(file: Path) -> Shown:
     try:
         image_3HW = read_image(file)
     except DatasetCorrupt as error:
-        raise ImageUnreadable(error.message.replace(str(file), "the image"), hint=error.hint) from None
+        told = error.message.replace(f" {str(file)!r}", "").replace(str(file), "what was sent")
+        raise ImageUnreadable(told, hint=error.hint) from None
     height, width = image_3HW.shape[-2:]
     return Shown(_within(image_3HW, MOST_PIXELS), (width, height))
 

@@ -4,7 +4,6 @@ import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,31 +13,10 @@ from acmix import spec
 from acmix.errors import OptionInvalid
 from acmix.training.run import run
 from tests.acmix.small import of_type
+from tests.acmix.small_scenes import HEADS as DETECTORS
+from tests.acmix.small_scenes import dense_spec
 
-DETECTORS = ("retinanet", "mask_rcnn", "cascade_mask_rcnn")
 HEADS = (*DETECTORS, "semantic_fpn", "upernet")
-SCENES = {"image_px": 64, "train_scenes": 9, "val_scenes": 3, "test_scenes": 2}
-
-
-def _spec(head: str, **training: Any) -> dict[str, Any]:
-    task = "detection" if head in DETECTORS else "segmentation"
-    options: dict[str, Any] = {"head": head, "channels": 16}
-    if head in DETECTORS[1:]:
-        options |= {"proposals": 30, "regions": 16}
-    return {
-        "task": {"name": task, "options": options},
-        "backbone": {"name": "resnet26", "options": {"width": 0.0625}},
-        "swaps": [{"layers": "layer4.*", "mixer": {"name": "acmix", "options": {"heads": 2}}}],
-        "dataset": {"name": f"digits_{task}", "options": SCENES},
-        "training": {
-            "epochs": 2,
-            "batch_size": 2,
-            "optimizer": {"name": "adamw", "lr": 1e-3},
-            "schedule": {"name": "cosine", "warmup_epochs": 0},
-            **training,
-        },
-        "trace": {"every_steps": 2},
-    }
 
 
 def _weights(folder: Path) -> Mapping[str, torch.Tensor]:
@@ -53,7 +31,7 @@ def _assert_equal(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.T
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_stopped_run_ends_as_one_that_was_not(tmp_path: Path, head: str):
-    raw = _spec(head)
+    raw = dense_spec(head)
     whole = list(run(spec.parse(raw), tmp_path / "whole"))
     stop = threading.Event()
     for event in run(spec.parse(raw), tmp_path / "cut", stop=stop):
@@ -72,24 +50,24 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path: Path, head: str):
 @pytest.mark.parametrize("head", ["mask_rcnn", "semantic_fpn"])
 def test_loader_workers_change_nothing(tmp_path: Path, head: str):
     for workers in (0, 2):
-        list(run(spec.parse(_spec(head, epochs=1, loader_workers=workers)), tmp_path / str(workers)))
+        list(run(spec.parse(dense_spec(head, epochs=1, loader_workers=workers)), tmp_path / str(workers)))
     _assert_equal(_weights(tmp_path / "0"), _weights(tmp_path / "2"))
 
 
 @pytest.mark.parametrize("head", ["retinanet", "upernet"])
 def test_bf16_and_a_moving_average_train(tmp_path: Path, head: str):
-    raw = _spec(head, epochs=1, precision="bf16", ema={"decay": 0.9}, accumulate_batches=2, clip_norm=5.0)
+    raw = dense_spec(head, epochs=1, precision="bf16", ema={"decay": 0.9}, accumulate_batches=2, clip_norm=5.0)
     events = list(run(spec.parse(raw), tmp_path))
     assert events[-1].data["status"] == "succeeded"
 
 
 def test_a_detector_starts_from_a_classifier_and_from_a_detector(tmp_path: Path):
     """The backbone's weights count whatever stood on them; a head's where it is the same one."""
-    classifier = _spec("retinanet") | {"task": {"name": "classification"}, "dataset": {"name": "digits"}}
+    classifier = dense_spec("retinanet") | {"task": {"name": "classification"}, "dataset": {"name": "digits"}}
     classifier["backbone"] = {"name": "resnet26", "options": {"width": 0.0625}}
     classifier["training"] = {"epochs": 1, "batch_size": 128, "limit_train_batches": 1}
     list(run(spec.parse(classifier), tmp_path / "classifier"))
-    raw = _spec("retinanet", epochs=1, optimizer={"name": "sgd", "lr": 1e-9, "weight_decay": 0.0})
+    raw = dense_spec("retinanet", epochs=1, optimizer={"name": "sgd", "lr": 1e-9, "weight_decay": 0.0})
     kinds = {}
     for name, source in (("first", "classifier"), ("second", "first")):
         newest = sorted((tmp_path / source / "checkpoints").glob("step-*"))[-1] / "model.safetensors"
@@ -107,7 +85,7 @@ def test_a_detector_starts_from_a_classifier_and_from_a_detector(tmp_path: Path)
 
 def test_mixing_and_absent_metrics_are_refused_with_what_would_do(tmp_path: Path):
     with pytest.raises(OptionInvalid, match="which segmentation has not; 0 would do"):
-        list(run(spec.parse(_spec("semantic_fpn", mixup=0.2)), tmp_path / "mixed"))
-    raw = _spec("retinanet", epochs=1) | {"evaluation": {"metric": "box_ap_large"}}
+        list(run(spec.parse(dense_spec("semantic_fpn", mixup=0.2)), tmp_path / "mixed"))
+    raw = dense_spec("retinanet", epochs=1) | {"evaluation": {"metric": "box_ap_large"}}
     with pytest.raises(OptionInvalid, match="box_ap_large has no value on val here; these have: box_ap, box_ap50"):
         list(run(spec.parse(raw), tmp_path / "large"))
