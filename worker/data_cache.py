@@ -2,6 +2,9 @@
 
 A folder is made beside its place and renamed into it, so that one that is there is whole. A lock file beside it is
 held alone by whoever makes or removes the folder, and together by all whose jobs read it.
+
+What lies below the data root is not copied: before a job reads it, its content is hashed again, unless the file system
+shows no change since that was last done here.
 """
 
 import fcntl
@@ -10,23 +13,26 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from threading import Event
 from typing import IO
 
+from acmix.archives.names import shown
 from acmix.data_root import folder_below
 from acmix.errors import DatasetCorrupt, DatasetMissing
 from service.store.backend import Backend
 from service.store.errors import ArtifactNotFound, DatasetNotFound
 from service.store.rows import Dataset
 from worker.archives import check_room, fetch, has_room
-from worker.inspection_child import INSPECT, InspectionChild, Unpacked
+from worker.fingerprint import fingerprint
+from worker.inspection_child import INSPECT, Found, InspectionChild, Unpacked
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
 CONTENT = "content"
 SIZE = "size_bytes"
+ANEW = "declare it as a new data set, or put back what was checked"
 
 
 class GivenUp(Exception):
@@ -46,19 +52,21 @@ class DataCache:
 
     @contextmanager
     def held(self, dataset_id: str, give_up: Callable[[], bool]) -> Iterator[Path]:
-        """The folder of a data set's content, which stays until it is let go; one at `path` is read in its place.
+        """The folder of a data set's content, which stays until it is let go; one at `path` is read where it lies.
 
         Raises:
             GivenUp: `give_up`, which is asked all the while, said so.
             DatasetMissing, DatasetCorrupt: it was removed, or is not what was checked.
-            InspectionFailed, DiskFull: it could not be unpacked now.
+            InspectionFailed, DiskFull: it could not be unpacked, or looked at, now.
         """
         dataset = self._dataset(dataset_id)
-        if dataset.path is not None:
-            yield folder_below(self.data_root, dataset.path, option="path")
-            return
         entry = self.folder / f"{dataset.id}-{(dataset.sha256 or '')[:16]}"
         self.folder.mkdir(parents=True, exist_ok=True)
+        if dataset.path is not None:
+            folder = folder_below(self.data_root, dataset.path, option="path", hint=ANEW)
+            self._verify(dataset, folder, entry, give_up)
+            yield folder
+            return
         with _lock_of(entry).open("ab") as lock:
             self._there(dataset, entry, lock, give_up)
             try:
@@ -74,6 +82,18 @@ class DataCache:
         if dataset.status != "ready":
             raise DatasetMissing(f"{dataset_id}, which the job reads, is {dataset.status}")
         return dataset
+
+    def _verify(self, dataset: Dataset, folder: Path, entry: Path, give_up: Callable[[], bool]) -> None:
+        """DatasetCorrupt where a folder's content is not what was checked."""
+        told = _ended_by(give_up)
+        verified, now = _verified(entry), fingerprint(folder, told)
+        if verified.exists() and verified.read_text() == now.digest:
+            return
+        found = self._found(dataset, ["--folder", str(folder), "--into", str(self.folder)], told)
+        if not _is_as_checked(found, dataset):
+            raise _changed(dataset, now.last.relative_to(folder), now.changed_at)
+        if now.is_settled and fingerprint(folder, told).digest == now.digest:
+            verified.write_text(now.digest)  # torn by another's, it is equal to none
 
     def _there(self, dataset: Dataset, entry: Path, lock: IO[bytes], give_up: Callable[[], bool]) -> None:
         """Hold the lock together with others, the folder being there: made by this one, if by none before it."""
@@ -103,27 +123,26 @@ class DataCache:
         log.info("%s is unpacked in %s", dataset.id, entry)
 
     def _unpack(self, dataset: Dataset, making: Path, give_up: Callable[[], bool]) -> None:
-        archive = making / "archive"
-
-        def told(_done: int) -> None:
-            if give_up():
-                raise GivenUp
-
+        archive, told = making / "archive", _ended_by(give_up)
         try:
             fetch(self.artifacts, self.reader.dataset_parts(dataset.id), archive, told)
         except ArtifactNotFound:
             raise DatasetMissing(f"{dataset.id}, which the job reads, was removed before it began") from None
-        declared = ["--task", dataset.task, "--format", dataset.format, "--unpack-only"]
-        child = InspectionChild(self.command, ["--archive", str(archive), "--into", str(making), *declared])
-        try:
-            while not child.has_ended(TICK_SECONDS):
-                told(0)
-            found = child.found()
-        finally:
-            child.close()
-        if not isinstance(found, Unpacked) or found.sha256 != dataset.sha256:
+        found = self._found(dataset, ["--archive", str(archive), "--into", str(making)], told)
+        if not _is_as_checked(found, dataset):
             raise DatasetCorrupt(f"{dataset.id}, which the job reads, is not what was checked: its content differs")
         archive.unlink()
+
+    def _found(self, dataset: Dataset, where: Sequence[str], told: Callable[[], None]) -> Found:
+        """What a child finds there, the content's hash alone; `told` is called meanwhile, and ends it by raising."""
+        declared = ["--task", dataset.task, "--format", dataset.format, "--unpack-only"]
+        child = InspectionChild(self.command, [*where, *declared])
+        try:
+            while not child.has_ended(TICK_SECONDS):
+                told()
+            return child.found()
+        finally:
+            child.close()
 
     def _make_room(self, size_bytes: int, archive_bytes: int) -> None:
         """Remove what was not of use for the longest time until so much more fits; never what a job reads.
@@ -159,6 +178,36 @@ class DataCache:
             with suppress(FileNotFoundError):
                 sizes[path.parent] = int(path.read_text())
         return sizes
+
+
+def _ended_by(give_up: Callable[[], bool]) -> Callable[..., None]:
+    """To be called all the while: GivenUp once it says so."""
+
+    def told(*_done: int) -> None:
+        if give_up():
+            raise GivenUp
+
+    return told
+
+
+def _is_as_checked(found: Found, dataset: Dataset) -> bool:
+    """Whether the files are the same, and lie in the same folder of those they are wrapped in."""
+    root = (dataset.report or {}).get("root")
+    return isinstance(found, Unpacked) and (found.sha256, found.root) == (dataset.sha256, root)
+
+
+def _changed(dataset: Dataset, last: Path, changed_at: float) -> DatasetCorrupt:
+    """Of data below the data root; `last` is what changed last there, be it since the check or not."""
+    path = PurePath(dataset.path or "")
+    told = f"the data below path={str(path)[:200]!r} changed since it was checked"
+    if dataset.checked_at and changed_at > dataset.checked_at.timestamp():
+        told += f"; what changed last is {shown((path / last).as_posix())}"
+    return DatasetCorrupt(f"{dataset.id}, which the job reads, is not what was checked: {told}", hint=ANEW)
+
+
+def _verified(entry: Path) -> Path:
+    """Holds the fingerprint that a folder below the data root had when its content was last seen to be as checked."""
+    return entry.with_name(f"{entry.name}.verified")
 
 
 def _lock_of(entry: Path) -> Path:

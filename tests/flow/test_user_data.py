@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from service.client import Client
+from tests.acmix.photos import noise, write_photos
 from tests.acmix.trees import TREES
-from tests.flow.service_process import Up
+from tests.flow.service_process import Up, small_job
 
 BACKBONE = {"name": "resnet26", "options": {"width": 0.0625}}
 
@@ -89,3 +90,27 @@ def test_an_archive_with_a_broken_image_is_rejected_by_its_name(service: Up, tmp
     assert refused.status_code == 422
     (error,) = refused.json()["errors"]
     assert (error["pointer"], error["code"], error["actual"]) == ("/dataset/id", "not_ready", "rejected")
+
+
+def test_what_changed_below_the_data_root_since_it_was_checked_is_not_trained_on(service: Up) -> None:
+    folder = write_photos(service.data / "datasets/animals")
+    with Client(str(service.http.base_url)) as client:
+        declared = client.create_dataset("animals", task="classification", format_="image_folder", path="animals")
+        assert client.wait_dataset(declared["id"])["status"] == "ready"
+    spec = {**small_job(epochs=1), "dataset": {"id": declared["id"], "options": {"image_px": 16}}}
+
+    def ended() -> dict[str, Any]:
+        return service.ended(service.submit(spec))
+
+    assert ended()["status"] == "succeeded"
+    photo = folder / "train/cat/3.png"
+    before = photo.read_bytes()
+    noise(1000).save(photo)
+    reason = ended()["status_reason"]
+    assert (reason["code"], reason["blame"]) == ("dataset_corrupt", "data")
+    changed = (
+        "the data below path='animals' changed since it was checked; what changed last is 'animals/train/cat/3.png'"
+    )
+    assert reason["message"] == f"{declared['id']}, which the job reads, is not what was checked: {changed}"
+    photo.write_bytes(before)
+    assert ended()["status"] == "succeeded"

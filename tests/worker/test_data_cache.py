@@ -1,7 +1,9 @@
 """Users' data sets on a node: unpacked once, shared, kept within bounds, and given to the attempts that read them."""
 
+import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from acmix.errors import AcmixError, DatasetCorrupt, DatasetMissing, DiskFull
+from acmix.inspection.content import content_of
 from service.store.backend import Backend
 from service.store.rows import Dataset
 from tests.service.work import at_once, claim, until
 from tests.worker.runs import is_gone
 from tests.worker.uploaded import STAND_IN, made_ready, submit_reading
-from worker import archives, data_cache
+from worker import archives, data_cache, fingerprint
 from worker.data_cache import DataCache, GivenUp
 from worker.inspection_child import InspectionChild, InspectionFailed
 from worker.supervise import Supervisor
@@ -58,6 +61,20 @@ def kept(cache: DataCache) -> set[str]:
     return {path.parent.parent.name.partition("-")[0] for path in cache.folder.glob("ds_*/content/text")}
 
 
+def lying_ready(backend: Backend, text: str = "ready", *, by_stand_in: bool = True) -> Dataset:
+    """One of two files below the data root that was checked and found good; the stand-in hashes the text alone."""
+    folder = backend.settings.data_root / "flowers"
+    (folder / "more").mkdir(parents=True)
+    (folder / "text").write_text(text)
+    (folder / "more/1").write_text("a")
+    made = backend.datasets.add(name="", task="detection", format_="coco", options={}, path="flowers")
+    check = backend.checks.claim()
+    assert check is not None
+    sha256 = hashlib.sha256(text.encode()).hexdigest() if by_stand_in else content_of(folder, lambda *_: None).sha256
+    backend.checks.ready(check, {"sha256": sha256, "size_bytes": 1, "files": 2, "num_classes": None, "root": "."})
+    return backend.reader.dataset(made.id)
+
+
 def strays(cache: DataCache) -> list[Path]:
     return list(cache.folder.glob(".*"))
 
@@ -94,17 +111,11 @@ def test_two_that_wait_for_it_have_it_while_the_first_still_reads(backend: Backe
         thread.join()
 
 
-def test_what_lies_below_the_data_root_is_read_where_it_lies(
-    backend: Backend, cache: DataCache, unpacked: list[int]
-) -> None:
-    (backend.settings.data_root / "flowers").mkdir(parents=True)
-    made = backend.datasets.add(name="", task="detection", format_="coco", options={}, path="flowers")
-    check = backend.checks.claim()
-    assert check is not None
-    backend.checks.ready(check, {"sha256": "0" * 64, "size_bytes": 1, "files": 1, "num_classes": None})
+def test_what_lies_below_the_data_root_is_read_where_it_lies(backend: Backend, cache: DataCache) -> None:
+    made = lying_ready(backend)
     with cache.held(made.id, never) as folder:
         assert folder == backend.settings.data_root / "flowers"
-    assert unpacked == []
+    assert (kept(cache), strays(cache)) == (set(), [])
 
 
 def test_the_one_that_was_not_of_use_for_the_longest_time_makes_way_but_never_one_in_use(
@@ -215,6 +226,116 @@ def test_one_who_gives_up_waiting_for_another_to_make_it_does_so_at_once(
     go_on.touch()
     maker.join()
     assert len(unpacked) == 1
+
+
+# Data below the data root
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Other bytes in the same file, its time as before."""
+    before = path.stat()
+    path.write_text(text)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def wrap(folder: Path) -> None:
+    (folder / "wrapped").mkdir()
+    for name in ("text", "more"):
+        time.sleep(0.02)  # a tick of the file system's clock
+        (folder / name).rename(folder / "wrapped" / name)
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "other bytes": (lambda folder: rewrite(folder / "more/1", "b"), "flowers/more/1"),
+    "one more": (lambda folder: (folder / "more/2").write_text("c"), "flowers/more/2"),
+    "one less": (lambda folder: (folder / "more/1").unlink(), "flowers/more"),
+    "one less at the top": (lambda folder: (folder / "text").unlink(), "flowers"),
+    "another name": (lambda folder: (folder / "text").rename(folder / "t"), "flowers/t"),
+    "in a folder of its own": (wrap, "flowers/wrapped/more"),
+}
+
+
+@pytest.mark.parametrize(("change", "last"), CHANGES.values(), ids=CHANGES)
+def test_what_changed_below_the_data_root_since_it_was_checked_is_not_read(
+    change: Callable[[Path], object], last: str, backend: Backend
+) -> None:
+    """By the library's own process."""
+    made, cache = lying_ready(backend, by_stand_in=False), DataCache(backend)
+    with cache.held(made.id, never):
+        pass
+    change(backend.settings.data_root / "flowers")
+    with pytest.raises(DatasetCorrupt) as caught, cache.held(made.id, never):
+        pytest.fail("it is not what was checked")
+    told = f"the data below path='flowers' changed since it was checked; what changed last is '{last}'"
+    assert caught.value.message == f"{made.id}, which the job reads, is not what was checked: {told}"
+    assert caught.value.hint == "declare it as a new data set, or put back what was checked"
+
+
+def test_what_is_gone_from_below_the_data_root_is_told(backend: Backend, cache: DataCache) -> None:
+    made = lying_ready(backend)
+    (backend.settings.data_root / "flowers").rename(backend.settings.data_root / "elsewhere")
+    with pytest.raises(DatasetMissing, match="flowers is not a folder") as caught:
+        read(cache, made)
+    assert caught.value.hint == "declare it as a new data set, or put back what was checked"
+
+
+def test_a_folder_that_shows_no_change_is_hashed_once_a_node(
+    backend: Backend, cache: DataCache, unpacked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", 0.0)
+    text = backend.settings.data_root / "flowers/text"
+    made = lying_ready(backend)
+    for reader in (cache, cache, DataCache(backend, STAND_IN)):
+        assert read(reader, made) == "ready"
+    assert len(unpacked) == 1
+    for number in range(2, 4):  # that it was not as checked is not kept in mind
+        rewrite(text, "READY")
+        with pytest.raises(DatasetCorrupt):
+            read(cache, made)
+        assert len(unpacked) == number
+    rewrite(text, "ready")
+    assert [read(cache, made) for _ in range(2)] == ["ready"] * 2
+    assert len(unpacked) == 4
+
+
+def test_a_folder_that_was_written_a_moment_ago_is_hashed_again(
+    backend: Backend, cache: DataCache, unpacked: list[int]
+) -> None:
+    """A change within a tick of the file system's clock would not show."""
+    made = lying_ready(backend)
+    assert [read(cache, made) for _ in range(2)] == ["ready"] * 2
+    assert len(unpacked) == 2
+
+
+def test_a_folder_that_changes_while_it_is_hashed_is_hashed_again(
+    backend: Backend, cache: DataCache, unpacked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", 0.0)
+    go_on = backend.settings.data_folder / "go_on"
+    made = lying_ready(backend, f"wait {go_on} ready")
+
+    def change() -> bool:
+        if unpacked and not go_on.exists():
+            (backend.settings.data_root / "flowers/late").touch()
+            go_on.touch()
+        return False
+
+    with cache.held(made.id, change):
+        pass
+    read(cache, made)
+    assert len(unpacked) == 2
+
+
+def test_one_who_gives_up_looking_at_what_lies_there_ends_the_child(
+    backend: Backend, cache: DataCache, unpacked: list[int]
+) -> None:
+    made = lying_ready(backend, "wait /nowhere ready")
+    with pytest.raises(GivenUp), cache.held(made.id, lambda: True):
+        pytest.fail("nobody has looked at it")
+    assert unpacked == []
+    with pytest.raises(GivenUp), cache.held(made.id, lambda: bool(unpacked)):
+        pytest.fail("nobody has looked at it")
+    assert is_gone(unpacked[0])
 
 
 # Attempts
