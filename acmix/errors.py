@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 Blame = Literal["user", "data", "platform"]
@@ -40,10 +41,17 @@ class Reason:
 
 @dataclass(eq=False)
 class AcmixError(Exception):
-    """Base of all errors that this library raises on purpose. The message is a sentence that names what would do."""
+    """Base of all errors that this library raises on purpose. The message is a sentence that names what would do.
+
+    `file` is what is at fault, where that is one. `others` are the first found beside it, where more was looked at than
+    it takes to fail; `total` counts all.
+    """
 
     message: str
     hint: str | None = field(default=None, kw_only=True)
+    file: Path | None = field(default=None, kw_only=True)
+    others: Sequence["AcmixError"] = field(default=(), kw_only=True)
+    total: int = field(default=1, kw_only=True)
     code: ClassVar[str] = "internal"
     blame: ClassVar[Blame] = "platform"
     retryable: ClassVar[bool] = False

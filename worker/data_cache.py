@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePath
+from pathlib import Path
 from threading import Event
 from typing import IO
 
@@ -91,8 +91,8 @@ class DataCache:
             return
         found = self._found(dataset, ["--folder", str(folder), "--into", str(self.folder)], told)
         if not _is_as_checked(found, dataset):
-            raise _changed(dataset, now.last.relative_to(folder), now.changed_at)
-        if now.is_settled and fingerprint(folder, told).digest == now.digest:
+            raise _changed(dataset, now.last.relative_to(self.data_root), now.changed_at)
+        if now.is_settled:  # what changed since would give another digest
             verified.write_text(now.digest)  # torn by another's, it is equal to none
 
     def _there(self, dataset: Dataset, entry: Path, lock: IO[bytes], give_up: Callable[[], bool]) -> None:
@@ -197,11 +197,10 @@ def _is_as_checked(found: Found, dataset: Dataset) -> bool:
 
 
 def _changed(dataset: Dataset, last: Path, changed_at: float) -> DatasetCorrupt:
-    """Of data below the data root; `last` is what changed last there, be it since the check or not."""
-    path = PurePath(dataset.path or "")
-    told = f"the data below path={str(path)[:200]!r} changed since it was checked"
+    """Of data below the data root; `last`, a path below it, is what changed last there, since the check or before."""
+    told = f"the data below path={(dataset.path or '')[:200]!r} changed since it was checked"
     if dataset.checked_at and changed_at > dataset.checked_at.timestamp():
-        told += f"; what changed last is {shown((path / last).as_posix())}"
+        told += f"; what changed last is {shown(last.as_posix())}"
     return DatasetCorrupt(f"{dataset.id}, which the job reads, is not what was checked: {told}", hint=ANEW)
 
 

@@ -22,12 +22,14 @@ from acmix.datasets._files import read_text
 from acmix.datasets._images import Size
 from acmix.datasets._objects import Objects, clipped, objects
 from acmix.datasets._segments import mask, packed, slim
+from acmix.datasets._side_by_side import SideBySide
 from acmix.errors import DatasetCorrupt
 
 MAX_BYTES = 2**31
 MAX_SIDE_PX = 2**15
 MAX_ID = 2**63 - 1
 _LARGEST = 1e100
+Images = Mapping[int, tuple[str, Size]]  # by id: the file below the folder of images, width and height
 _TOP = ("images", "annotations", "categories")
 
 
@@ -81,44 +83,58 @@ def read_document(root: Path, path: Path) -> dict[str, Any]:
 def categories(path: Path, document: Mapping[str, Any]) -> dict[int, str]:
     """Names by id, in the order of the ids, which may have gaps."""
     found: dict[int, str] = {}
-    for row in document["categories"]:
-        number, name = _id(path, "category", row), row.get("name")
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise DatasetCorrupt(f"{path}: category {number} has the name {shortened(name)}; it needs a printable text")
-        if number in found:
-            raise DatasetCorrupt(f"{path}: category id {number} stands there twice")
-        found[number] = name
+    with SideBySide() as faults:
+        for row in document["categories"]:
+            with faults.noting():
+                number, name = _id(path, "category", row), row.get("name")
+                if not isinstance(name, str) or not name.strip() or not name.isprintable():
+                    told = f"{path}: category {number} has the name {shortened(name)}; it needs a printable text"
+                    raise DatasetCorrupt(told)
+                if number in found:
+                    raise DatasetCorrupt(f"{path}: category id {number} stands there twice")
+                found[number] = name
     return dict(sorted(found.items()))
 
 
-def read_index(path: Path, document: Mapping[str, Any], labels: Mapping[int, int], *, drop_empty: bool) -> Index:
-    """The document's images by id with their annotations; `labels` gives the class of a category's id.
+def read_images(path: Path, document: Mapping[str, Any]) -> Images:
+    """File names and sizes by id, in the order of the ids; DatasetCorrupt names the ids of what cannot be."""
+    found: dict[int, tuple[str, Size]] = {}
+    with SideBySide() as faults:
+        for row in document["images"]:
+            try:
+                number, name, size = _image(path, row)
+                if number in found:
+                    raise DatasetCorrupt(f"{path}: image id {number} stands there twice")
+                found[number] = name, size
+            except DatasetCorrupt as error:
+                faults.add(error)
+    return dict(sorted(found.items()))
+
+
+def read_index(
+    path: Path, document: Mapping[str, Any], images: Images, labels: Mapping[int, int], *, drop_empty: bool
+) -> Index:
+    """The images with the document's annotations; `labels` gives the class of a category's id.
 
     DatasetCorrupt names the file, the id and the value of what cannot be; `drop_empty` passes over boxes without area.
     """
-    images = _images(path, document["images"])
     numbers = {identity: number for number, identity in enumerate(images)}
     annotations = _Annotations(path, document["annotations"], numbers, labels)
     files, sizes = zip(*images.values(), strict=True)
     return annotations.index(files, np.array(sizes, dtype=np.int64), drop_empty=drop_empty)
 
 
-def _images(path: Path, rows: Sequence[Mapping[str, Any]]) -> dict[int, tuple[str, Size]]:
-    """File names and sizes by id, in the order of the ids."""
-    found: dict[int, tuple[str, Size]] = {}
-    for row in rows:
-        number, name, size = _id(path, "image", row), row.get("file_name"), (row.get("width"), row.get("height"))
-        if number in found:
-            raise DatasetCorrupt(f"{path}: image id {number} stands there twice")
-        if not isinstance(name, str):
-            raise DatasetCorrupt(f"{path}: image {number} has no file_name")
-        if not all(type(side) is int and 0 < side <= MAX_SIDE_PX for side in size):
-            raise DatasetCorrupt(
-                f"{path}: image {number} is {shortened(size[0])} wide and {shortened(size[1])} high; "
-                f"width and height are whole numbers from 1 to {MAX_SIDE_PX}"
-            )
-        found[number] = name, (row["width"], row["height"])
-    return dict(sorted(found.items()))
+def _image(path: Path, row: Mapping[str, Any]) -> tuple[int, str, Size]:
+    """Id, file name and size."""
+    number, name, size = _id(path, "image", row), row.get("file_name"), (row.get("width"), row.get("height"))
+    if not isinstance(name, str):
+        raise DatasetCorrupt(f"{path}: image {number} has no file_name")
+    if not all(type(side) is int and 0 < side <= MAX_SIDE_PX for side in size):
+        raise DatasetCorrupt(
+            f"{path}: image {number} is {shortened(size[0])} wide and {shortened(size[1])} high; "
+            f"width and height are whole numbers from 1 to {MAX_SIDE_PX}"
+        )
+    return number, name, (row["width"], row["height"])
 
 
 class _Annotations:
@@ -135,28 +151,31 @@ class _Annotations:
         self.ids, self.images, self.labels = array("q"), array("q"), array("q")
         self.crowd, self.boxes, self.areas = array("b"), array("d"), array("d")
         self.segmentations: list[Any] = []
-        for row in rows:
-            self.ids.append(_id(path, "annotation", row))
-            self.images.append(self._known(row, "image_id", numbers))
-            self.labels.append(self._known(row, "category_id", labels))
-            self.crowd.append(self._crowd(row))
-            self.boxes.extend(self._box(row))
-            self.areas.append(self._area(row))
-            self.segmentations.append(row.get("segmentation"))
-        ids, times = np.unique(_column(self.ids), return_counts=True)
-        if (times > 1).any():
-            raise DatasetCorrupt(f"{path}: annotation id {ids[times.argmax()]} stands there twice")
+        with SideBySide() as faults:
+            for row in rows:
+                try:
+                    self._append(row, numbers, labels)
+                except DatasetCorrupt as error:
+                    faults.add(error)
+            ids, times = np.unique(_column(self.ids), return_counts=True)
+            for identity in ids[times > 1].tolist():
+                faults.add(DatasetCorrupt(f"{path}: annotation id {identity} stands there twice"))
 
     def index(self, files: Sequence[str], sizes_I2: NDArray[np.int64], *, drop_empty: bool) -> Index:
         """Rows in the order of the images, boxes cut to their images, outlines packed."""
         images_A, crowd_A = _column(self.images), _column(self.crowd).astype(np.bool_)
         boxes_A4 = np.array(self.boxes).reshape(-1, 4)
         boxes_A4[:, 2:] += boxes_A4[:, :2]
-        boxes_A4, real_A = clipped(boxes_A4, sizes_I2[images_A], self._refuse_empty, forgiven_A=crowd_A | drop_empty)
-        order_A = np.argsort(images_A, kind="stable")
-        rows_A = order_A[real_A[order_A]]
-        sizes = list(map(tuple, sizes_I2.tolist()))
-        outlines = [self._outline(row, sizes[self.images[row]]) for row in rows_A.tolist()]
+        with SideBySide() as faults:
+
+            def refuse(row: int, sentence: str) -> None:
+                hint = "correct or remove it, or set the option empty_boxes to drop"
+                faults.add(self._fault(self.ids[row], sentence, hint))
+
+            boxes_A4, real_A = clipped(boxes_A4, sizes_I2[images_A], refuse, forgiven_A=crowd_A | drop_empty)
+            order_A = np.argsort(images_A, kind="stable")
+            rows_A = order_A[real_A[order_A]]
+            outlines = self._outlines(rows_A, list(map(tuple, sizes_I2.tolist())), faults)
         starts_A = np.cumsum([0, *map(len, outlines)]) // 4
         areas_A = _completed(_column(self.areas)[rows_A], boxes_A4[rows_A], np.diff(starts_A))
         labels_A = _column(self.labels)[rows_A]
@@ -169,6 +188,19 @@ class _Annotations:
             outline_starts=torch.from_numpy(starts_A),
             outlines=torch.from_numpy(np.frombuffer(bytearray(b"".join(outlines)), dtype=np.int32)),
         )
+
+    def _append(self, row: Mapping[str, Any], numbers: Mapping[int, int], labels: Mapping[int, int]) -> None:
+        """All of a row or nothing of it."""
+        identity = _id(self.path, "annotation", row)
+        image, label = self._known(row, "image_id", numbers), self._known(row, "category_id", labels)
+        crowd, box, area = self._crowd(row), self._box(row), self._area(row)
+        self.ids.append(identity)
+        self.images.append(image)
+        self.labels.append(label)
+        self.crowd.append(crowd)
+        self.boxes.extend(box)
+        self.areas.append(area)
+        self.segmentations.append(row.get("segmentation"))
 
     def _known(self, row: Mapping[str, Any], key: str, known: Mapping[int, int]) -> int:
         value = row.get(key)
@@ -197,18 +229,22 @@ class _Annotations:
             self._refuse(row["id"], f"area {shortened(area)} is no finite number from 0 on")
         return float(area)
 
-    def _outline(self, row: int, size: Size) -> bytes:
-        segmentation, self.segmentations[row] = self.segmentations[row], None  # not kept twice
-        try:
-            return packed(segmentation, size)
-        except ValueError as error:
-            self._refuse(self.ids[row], str(error))
+    def _outlines(self, rows_A: NDArray[np.intp], sizes: Sequence[Size], faults: SideBySide) -> list[bytes]:
+        """Of those rows, packed; those that cannot be are among the faults."""
+        found = []
+        for row in rows_A.tolist():
+            segmentation, self.segmentations[row] = self.segmentations[row], None  # not kept twice
+            try:
+                found.append(packed(segmentation, sizes[self.images[row]]))
+            except ValueError as error:
+                faults.add(self._fault(self.ids[row], str(error)))
+        return found
 
-    def _refuse_empty(self, row: int, sentence: str) -> NoReturn:
-        self._refuse(self.ids[row], sentence, "correct or remove it, or set the option empty_boxes to drop")
+    def _refuse(self, identity: int, sentence: str) -> NoReturn:
+        raise self._fault(identity, sentence)
 
-    def _refuse(self, identity: int, sentence: str, hint: str | None = None) -> NoReturn:
-        raise DatasetCorrupt(f"{self.path}: annotation {identity}: {sentence}", hint=hint)
+    def _fault(self, identity: int, sentence: str, hint: str | None = None) -> DatasetCorrupt:
+        return DatasetCorrupt(f"{self.path}: annotation {identity}: {sentence}", hint=hint)
 
 
 def _completed(

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from acmix.data_root import folder_below, leads_below
-from acmix.errors import DatasetCorrupt, DatasetMissing
+from acmix.datasets._side_by_side import SideBySide
+from acmix.errors import AcmixError, DatasetCorrupt, DatasetMissing
 
 __all__ = ["check_files", "folder_below", "leads_below", "read_bytes", "read_text"]
 
@@ -16,21 +17,30 @@ TEXT_BYTES = 10_000_000
 def check_files(root: Path, folder: Path, names: Iterable[str], *, told_by: str) -> None:
     """Whether every name, a path below the folder, is a file there.
 
-    DatasetMissing and DatasetCorrupt say which is not, or leads out, and what named it: `told_by`.
+    DatasetMissing and DatasetCorrupt say which are not, or lead out, and what named them: `told_by`.
     """
     sound: set[str] = set()  # folders whose links were followed
-    for name in names:
-        try:
-            parts = PurePosixPath(name).parts
-            if not parts or parts[0] == "/" or ".." in parts:
-                raise DatasetCorrupt(f"{told_by}: {name[:200]!r} must be a path below {folder}, without '..'")
-            parent, path = os.path.dirname(name), os.path.join(folder, name)  # noqa: PTH118, PTH120  # 118,000 of them
-            if not (parent in sound or leads_below(root, folder / parent)):
-                raise DatasetCorrupt(f"{told_by}: {name[:200]!r} leads out of the data root")
-            sound.add(parent)
-            _check_file(root, path, os.lstat(path).st_mode)
-        except (OSError, ValueError):  # ValueError: no name that a file can have
-            raise DatasetMissing(f"{told_by}: {name[:200]!r} is not in {folder}") from None
+    with SideBySide() as faults:
+        for name in names:
+            try:
+                _check_name(root, folder, name, sound, told_by=told_by)
+            except AcmixError as error:
+                error.file = folder / name
+                faults.add(error)
+
+
+def _check_name(root: Path, folder: Path, name: str, sound: set[str], *, told_by: str) -> None:
+    try:
+        parts = PurePosixPath(name).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise DatasetCorrupt(f"{told_by}: {name[:200]!r} must be a path below {folder}, without '..'")
+        parent, path = os.path.dirname(name), os.path.join(folder, name)  # noqa: PTH118, PTH120  # 118,000 of them
+        if not (parent in sound or leads_below(root, folder / parent)):
+            raise DatasetCorrupt(f"{told_by}: {name[:200]!r} leads out of the data root")
+        sound.add(parent)
+        _check_file(root, path, os.lstat(path).st_mode)
+    except (OSError, ValueError):  # ValueError: no name that a file can have
+        raise DatasetMissing(f"{told_by}: {name[:200]!r} is not in {folder}") from None
 
 
 def read_text(root: Path, path: Path, *, limit_bytes: int = TEXT_BYTES) -> str:

@@ -74,28 +74,20 @@ def clipped(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Boxes cut to their images' width and height, and which of them have an area then.
 
-    One that has none and is not forgiven is told to `fail`, by its row and in a sentence.
+    Those that have none and are not forgiven are told to `fail`, each by its row and in a sentence.
     """
     within_A4 = np.clip(boxes_A4, 0, np.tile(sizes_A2, 2))
     single_A4 = within_A4.astype(np.float32)  # as it is kept
     real_A: NDArray[np.bool_] = np.all(single_A4[:, 2:] > single_A4[:, :2], axis=1)
-    bad_A = ~real_A & ~forgiven_A
-    _first(
-        bad_A & (boxes_A4[:, 2:] <= boxes_A4[:, :2]).any(axis=1),
-        lambda row: fail(row, f"box {_told(boxes_A4[row])} has no area: right must be over left, bottom over top"),
-    )
-    _first(
-        bad_A,
-        lambda row: fail(
-            row, f"box {_told(boxes_A4[row])} lies outside of its image of {sizes_A2[row][0]}x{sizes_A2[row][1]} px"
-        ),
-    )
+    for row in np.flatnonzero(~real_A & ~forgiven_A).tolist():
+        fail(row, _why_empty(boxes_A4[row], sizes_A2[row]))
     return within_A4, real_A
 
 
-def _first(rows_A: NDArray[np.bool_], tell: Callable[[int], None]) -> None:
-    if rows_A.any():
-        tell(int(rows_A.argmax()))
+def _why_empty(box_4: NDArray[np.float64], size_2: NDArray[np.int64]) -> str:
+    if (box_4[2:] <= box_4[:2]).any():
+        return f"box {_told(box_4)} has no area: right must be over left, bottom over top"
+    return f"box {_told(box_4)} lies outside of its image of {size_2[0]}x{size_2[1]} px"
 
 
 def _told(box_4: NDArray[np.float64]) -> str:

@@ -15,6 +15,7 @@ from acmix.datasets._contract import IGNORED, SplitName
 from acmix.datasets._files import leads_below
 from acmix.datasets._images import SUFFIXES, read_annotated_image
 from acmix.datasets._label_maps import VALUES, read_label_map
+from acmix.datasets._side_by_side import SideBySide
 from acmix.datasets._split import complete
 from acmix.errors import DatasetCorrupt, DatasetMissing
 
@@ -65,19 +66,34 @@ def completed(found: Mapping[str, Sequence[Pair]], place: Path) -> dict[SplitNam
     return {name: [found[part][index] for index in indices] for name, (part, indices) in splits.items()}
 
 
+def pairs_of_parts(root: Path, place: Path, folders: Mapping[str, tuple[str, str]]) -> dict[str, list[Pair]]:
+    """By part those of its folders, of images and of masks; errors as of pairs_of."""
+    found: dict[str, list[Pair]] = {}
+    with SideBySide() as faults:
+        for part, (images, masks) in folders.items():
+            with faults.noting():
+                found[part] = pairs_of(root, place, images, masks)
+    return found
+
+
 def pairs_of(root: Path, place: Path, images: str, masks: str) -> list[Pair]:
     """Every image of a folder with the mask of its name in another, both below the place, by name.
 
     DatasetMissing names an image or mask that is alone, DatasetCorrupt what is no image, or a link out of the root.
     """
-    image_of = _by_stem(root, place, images, SUFFIXES)
-    mask_of = _by_stem(root, place, masks, {".png"})
+    with SideBySide() as faults:
+        with faults.noting():
+            image_of = _by_stem(root, place, images, SUFFIXES)
+        mask_of = _by_stem(root, place, masks, {".png"})
     if not image_of:
         raise DatasetCorrupt(f"{place / images} has no images")
-    for stem in sorted(image_of.keys() ^ mask_of.keys()):
-        if stem in image_of:
-            raise DatasetMissing(f"{place / image_of[stem]} has no mask {stem}.png in {place / masks}")
-        raise DatasetMissing(f"{place / mask_of[stem]} has no image of that name in {place / images}")
+    with SideBySide() as faults:
+        for stem in sorted(image_of.keys() ^ mask_of.keys()):
+            path = place / (image_of.get(stem) or mask_of[stem])
+            mate = (
+                f"mask {stem}.png in {place / masks}" if stem in image_of else f"image of that name in {place / images}"
+            )
+            faults.add(DatasetMissing(f"{path} has no {mate}", file=path))
     return [(image_of[stem], mask_of[stem]) for stem in sorted(image_of)]
 
 
@@ -88,15 +104,18 @@ def _by_stem(root: Path, place: Path, folder: str, suffixes: Collection[str]) ->
     with os.scandir(place / folder) as entries:
         visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     found: dict[str, str] = {}
-    for entry in visible:
-        path = Path(entry.path)
-        if entry.is_symlink() and not leads_below(root, path):
-            raise DatasetCorrupt(f"{path} is a link out of the data root")
-        if path.suffix.lower() not in suffixes or not entry.is_file():
-            raise DatasetCorrupt(f"{path} is no file with a suffix read here: {', '.join(sorted(suffixes))}")
-        if path.stem in found:
-            raise DatasetCorrupt(f"{path} and {place / found[path.stem]} have one name; keep the one that is meant")
-        found[path.stem] = f"{folder}/{entry.name}"
+    with SideBySide() as faults:
+        for entry in visible:
+            path = Path(entry.path)
+            with faults.noting(path):
+                if entry.is_symlink() and not leads_below(root, path):
+                    raise DatasetCorrupt(f"{path} is a link out of the data root")
+                if path.suffix.lower() not in suffixes or not entry.is_file():
+                    raise DatasetCorrupt(f"{path} is no file with a suffix read here: {', '.join(sorted(suffixes))}")
+                if path.stem in found:
+                    other = place / found[path.stem]
+                    raise DatasetCorrupt(f"{path} and {other} have one name; keep the one that is meant")
+                found[path.stem] = f"{folder}/{entry.name}"
     return found
 
 

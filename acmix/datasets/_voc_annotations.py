@@ -1,7 +1,6 @@
 """Annotation files of Pascal VOC: one XML file an image, read without trust."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 from xml.etree.ElementTree import Element, ParseError
@@ -11,6 +10,7 @@ from defusedxml.ElementTree import fromstring
 
 from acmix.datasets._files import read_bytes
 from acmix.datasets._images import Size
+from acmix.datasets._side_by_side import SideBySide
 from acmix.errors import DatasetCorrupt
 
 
@@ -39,7 +39,14 @@ def read_annotation(root: Path, path: Path) -> Annotation:
         raise DatasetCorrupt(f"{path} is no XML: {error}") from None
     if tree.tag != "annotation":
         raise DatasetCorrupt(f"{path} holds a {tree.tag[:40]!r}, not an annotation")
-    return Annotation(_size(path, tree), list(_objects(path, tree)))
+    with SideBySide() as faults:
+        with faults.noting():
+            size = _size(path, tree)
+        objects = []
+        for number, element in enumerate(tree.findall("object"), start=1):
+            with faults.noting():
+                objects.append(_object(path, number, element))
+    return Annotation(size, objects)
 
 
 def _size(path: Path, tree: Element) -> Size | None:
@@ -51,17 +58,16 @@ def _size(path: Path, tree: Element) -> Size | None:
     return (width, height) if width and height else None
 
 
-def _objects(path: Path, tree: Element) -> Iterator[VocObject]:
-    for number, element in enumerate(tree.findall("object"), start=1):
-        name = element.findtext("name", "").strip()
-        if not name or not name.isprintable():
-            _refuse(path, number, f"its name is {name[:40]!r}; it needs a printable text")
-        left, top, right, bottom = (_side(path, number, element, side) for side in ("xmin", "ymin", "xmax", "ymax"))
-        difficult = element.findtext("difficult", "0").strip()
-        if difficult not in {"0", "1"}:
-            _refuse(path, number, f"difficult is {difficult[:20]!r}; it is 0 or 1")
-        # pixels are counted from 1, and the last ones belong to the object
-        yield VocObject(name, (left - 1, top - 1, right, bottom), difficult == "1")
+def _object(path: Path, number: int, element: Element) -> VocObject:
+    name = element.findtext("name", "").strip()
+    if not name or not name.isprintable():
+        _refuse(path, number, f"its name is {name[:40]!r}; it needs a printable text")
+    left, top, right, bottom = (_side(path, number, element, side) for side in ("xmin", "ymin", "xmax", "ymax"))
+    difficult = element.findtext("difficult", "0").strip()
+    if difficult not in {"0", "1"}:
+        _refuse(path, number, f"difficult is {difficult[:20]!r}; it is 0 or 1")
+    # pixels are counted from 1, and the last ones belong to the object
+    return VocObject(name, (left - 1, top - 1, right, bottom), difficult == "1")
 
 
 def _side(path: Path, number: int, element: Element, side: str) -> float:

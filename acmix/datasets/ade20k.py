@@ -10,7 +10,7 @@ from pydantic import Field
 
 from acmix.datasets._contract import Dataset, SplitName
 from acmix.datasets._files import folder_below, read_text
-from acmix.datasets._pairs import PairSplit, class_of_values, completed, pairs_of
+from acmix.datasets._pairs import PairSplit, class_of_values, completed, pairs_of_parts
 from acmix.errors import DatasetCorrupt, DatasetMissing
 
 NAMES = "objectInfo150.txt"
@@ -50,7 +50,8 @@ class Ade20k(Dataset):
                 if not (place / kind / part).is_dir():
                     raise DatasetMissing(f"{place / kind / part} is not a folder", hint="unpack ADEChallengeData2016")
         self.classes = _names(root, place / NAMES)
-        found = {part: pairs_of(root, place, f"images/{own}", f"annotations/{own}") for part, own in PARTS.items()}
+        folders = {part: (f"images/{own}", f"annotations/{own}") for part, own in PARTS.items()}
+        found = pairs_of_parts(root, place, folders)
         self._splits = completed(found, place)
         self._classes_V = class_of_values(self.num_classes, first=1, ignored={0})
 

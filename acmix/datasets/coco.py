@@ -14,10 +14,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from acmix.datasets._coco_index import Index, categories, read_document, read_index
+from acmix.datasets._coco_index import Index, categories, read_document, read_images, read_index
 from acmix.datasets._contract import Dataset, SplitName
 from acmix.datasets._files import check_files, folder_below
 from acmix.datasets._images import Size, read_annotated_image
+from acmix.datasets._side_by_side import SideBySide
 from acmix.datasets._split import complete
 from acmix.errors import DatasetCorrupt, DatasetMissing
 
@@ -113,9 +114,11 @@ class Coco(Dataset):
         self.place = place = folder_below(root, folder)
         names: dict[int, str] = {}
         self._parts: dict[str, Part] = {}
-        for part in PARTS:
-            if files := _files(place, part):
-                names, self._parts[part] = _read(root, place, *files, names, drop_empty=empty_boxes == "drop")
+        with SideBySide() as faults:
+            for part in PARTS:
+                with faults.noting():
+                    if files := _files(place, part):
+                        names, self._parts[part] = _read(root, place, *files, names, drop_empty=empty_boxes == "drop")
         if not len(self._parts["train"].instances.ids):
             raise DatasetCorrupt(f"{self._parts['train'].instances.path} has no annotations")
         self.classes = tuple(names.values())
@@ -161,13 +164,22 @@ def _read(
     root: Path, place: Path, file: Path, images: str, names: Mapping[int, str], *, drop_empty: bool
 ) -> tuple[dict[int, str], Part]:
     """Names of categories by id, those of train where there are such already, and the part."""
-    document = read_document(root, file)
-    own = categories(file, document)
-    names = dict(names) or own
-    for number, name in own.items():
-        if names.get(number) != name:
-            raise DatasetCorrupt(f"{file}: category {number} is {name!r}; in train it is {names.get(number)!r}")
-    labels = {number: label for label, number in enumerate(names)}
-    index = read_index(file, document, labels, drop_empty=drop_empty)
-    check_files(root, place / images, index.files, told_by=str(file))
+    with SideBySide() as faults, faults.noting(file):
+        document = read_document(root, file)
+        own = categories(file, document)
+        names = dict(names) or own
+        _check_same(file, own, names)
+        labels, found = {number: label for label, number in enumerate(names)}, read_images(file, document)
+        with faults.noting(file):
+            index = read_index(file, document, found, labels, drop_empty=drop_empty)
+        check_files(root, place / images, (name for name, _ in found.values()), told_by=str(file))
     return names, Part(index, images)
+
+
+def _check_same(file: Path, own: Mapping[int, str], names: Mapping[int, str]) -> None:
+    """Whether a part's categories are those of train."""
+    with SideBySide() as faults:
+        for number, name in own.items():
+            if names.get(number) != name:
+                told = f"{file}: category {number} is {name!r}; in train it is {names.get(number)!r}"
+                faults.add(DatasetCorrupt(told))

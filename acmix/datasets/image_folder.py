@@ -10,6 +10,7 @@ from torch import Tensor
 from acmix.datasets._contract import Dataset, SplitName
 from acmix.datasets._files import folder_below, leads_below
 from acmix.datasets._images import FORMATS, SUFFIXES, read_image
+from acmix.datasets._side_by_side import SideBySide
 from acmix.datasets._split import complete
 from acmix.errors import DatasetCorrupt, DatasetMissing
 
@@ -65,8 +66,13 @@ class ImageFolder(Dataset):
             raise DatasetMissing(f"{place / 'train'} is not a folder", hint="images lie in train/<class>/")
         self.classes = tuple(class_names(place / "train"))
         labels = {name: label for label, name in enumerate(self.classes)}
-        parts = [name for name in class_names(place) if name in {"train", "val", "test"}]
-        self._splits = completed({part: class_files(root, place / part, labels) for part in parts}, place)
+        found: dict[str, Files] = {}
+        with SideBySide() as faults:
+            for part in class_names(place):
+                if part in {"train", "val", "test"}:
+                    with faults.noting(place / part):
+                        found[part] = class_files(root, place / part, labels)
+        self._splits = completed(found, place)
 
     def split(self, name: SplitName) -> FileSplit:
         return FileSplit(self._splits[name], self.place)
@@ -78,15 +84,20 @@ def class_names(folder: Path) -> list[str]:
 
 
 def class_files(root: Path, place: Path, labels: Mapping[str, int]) -> Files:
-    """Files and labels of one split, by class and name; DatasetCorrupt names what is of another shape."""
+    """Files and labels of one split, by class and name; DatasetCorrupt names all that is of another shape."""
     if not leads_below(root, place) or not place.is_dir():
         raise DatasetCorrupt(f"{place} is not a folder below the data root")
     names = class_names(place)
     if not names:
         raise DatasetCorrupt(f"{place} has no classes", hint=f"images lie in {place.name}/<class>/")
-    if strange := [name for name in names if name not in labels]:
-        raise DatasetCorrupt(f"{place / strange[0]} is a class that train lacks")
-    return [(str(path), labels[name]) for name in names for path in _images(root, place / name)]
+    found: list[tuple[str, int]] = []
+    with SideBySide() as faults:
+        for name in names:
+            with faults.noting(place / name):
+                if name not in labels:
+                    raise DatasetCorrupt(f"{place / name} is a class that train lacks")
+                found += [(str(path), labels[name]) for path in _images(root, place / name)]
+    return found
 
 
 def check_image(root: Path, path: Path) -> None:
@@ -111,6 +122,8 @@ def _images(root: Path, folder: Path) -> list[Path]:
     images = [folder / name for name in class_names(folder)]
     if not images:
         raise DatasetCorrupt(f"{folder} is an empty class", hint="remove the folder or add images")
-    for path in images:
-        check_image(root, path)
+    with SideBySide() as faults:
+        for path in images:
+            with faults.noting(path):
+                check_image(root, path)
     return images

@@ -14,6 +14,7 @@ from pydantic import Field
 from acmix.datasets._contract import Dataset, SplitName
 from acmix.datasets._files import folder_below, leads_below, read_text
 from acmix.datasets._images import SUFFIXES
+from acmix.datasets._side_by_side import SideBySide
 from acmix.datasets.image_folder import Files, FileSplit, check_image, class_files, class_names, completed
 from acmix.errors import DatasetCorrupt, DatasetMissing
 
@@ -58,7 +59,12 @@ class ImageNet(Dataset):
                 raise DatasetMissing(f"{place / part} is not a folder", hint="images of train lie in train/<wnid>/")
         wnids = class_names(place / "train")
         labels = {wnid: label for label, wnid in enumerate(wnids)}
-        found = {"train": class_files(root, place / "train", labels), "val": _val(root, place, labels)}
+        with SideBySide() as faults:
+            with faults.noting(place / "train"):
+                train = class_files(root, place / "train", labels)
+            with faults.noting(place / "val"):
+                val = _val(root, place, labels)
+        found = {"train": train, "val": val}
         self.classes = _named(root, place, wnids)
         self._splits = completed(found, place)
 
@@ -75,9 +81,15 @@ def _val(root: Path, place: Path, labels: Mapping[str, int]) -> Files:
         raise DatasetCorrupt(f"{place / 'val'} is a link out of the data root")
     path, wnid_of = _solution(root, place)
     images = [name for name in names if place / "val" / name != path]
-    if missing := wnid_of.keys() - {Path(name).stem for name in images}:
-        raise DatasetMissing(f"{path} has a label of {min(missing)[:100]!r}, which is not in {place / 'val'}")
-    return [_labelled(root, place / "val" / name, labels, path, wnid_of) for name in images]
+    found: list[tuple[str, int]] = []
+    with SideBySide() as faults:
+        for missing in sorted(wnid_of.keys() - {Path(name).stem for name in images}):
+            told = f"{path} has a label of {missing[:100]!r}, which is not in {place / 'val'}"
+            faults.add(DatasetMissing(told, file=path))
+        for name in images:
+            with faults.noting(place / "val" / name):
+                found.append(_labelled(root, place / "val" / name, labels, path, wnid_of))
+    return found
 
 
 def _labelled(

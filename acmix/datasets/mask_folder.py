@@ -12,7 +12,8 @@ from pydantic import Field
 from acmix.datasets._contract import MOST_LABELS, Dataset, SplitName
 from acmix.datasets._files import folder_below, read_text
 from acmix.datasets._label_maps import VALUES, read_label_map
-from acmix.datasets._pairs import Pair, PairSplit, class_of_values, completed, pairs_of
+from acmix.datasets._pairs import Pair, PairSplit, class_of_values, completed, pairs_of_parts
+from acmix.datasets._side_by_side import SideBySide
 from acmix.errors import DatasetCorrupt, DatasetMissing
 
 MASKS = ("masks", "labels", "annotations")
@@ -51,7 +52,7 @@ class MaskFolder(Dataset):
     ) -> None:
         self.image_px = image_px
         self.place = place = folder_below(root, folder)
-        found = {part: pairs_of(root, place, *folders) for part, folders in _parts(place)}
+        found = pairs_of_parts(root, place, dict(_parts(place)))
         first, ignored = (1, {0, ignore_value}) if zero_is == "ignored" else (0, {ignore_value})
         if (place / NAMES).exists():
             self.classes = _named(root, place / NAMES)
@@ -93,15 +94,18 @@ def _named(root: Path, path: Path) -> tuple[str, ...]:
 def _highest(place: Path, pairs: Sequence[Pair], ignored: Collection[int], first: int) -> int:
     """The highest value of all masks that stands for a class."""
     highest = -1
-    for _, mask in pairs:
-        pixels_V = np.bincount(read_label_map(place / mask).reshape(-1), minlength=VALUES)
-        pixels_V[list(ignored)] = 0
-        highest = max(highest, *np.flatnonzero(pixels_V)[-1:].tolist(), -1)
-        if highest - first >= MOST_LABELS:
-            raise DatasetCorrupt(
-                f"{place / mask} has a pixel of value {highest}; there may be {MOST_LABELS} classes",
-                hint="name the value of pixels without a class in ignore_value, or renumber the classes",
-            )
+    with SideBySide() as faults:
+        for _, mask in pairs:
+            with faults.noting(place / mask):
+                pixels_V = np.bincount(read_label_map(place / mask).reshape(-1), minlength=VALUES)
+                pixels_V[list(ignored)] = 0
+                own = max(np.flatnonzero(pixels_V)[-1:].tolist(), default=-1)
+                if own - first >= MOST_LABELS:
+                    raise DatasetCorrupt(
+                        f"{place / mask} has a pixel of value {own}; there may be {MOST_LABELS} classes",
+                        hint="name the value of pixels without a class in ignore_value, or renumber the classes",
+                    )
+                highest = max(highest, own)
     if highest < first:
         raise DatasetCorrupt(f"the masks of train of {place} have no pixel of a class")
     return highest

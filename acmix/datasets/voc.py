@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from acmix.datasets._files import check_files, folder_below, read_text
 from acmix.datasets._images import SUFFIXES, Size, read_annotated_image, stored_size
 from acmix.datasets._label_maps import read_label_map
 from acmix.datasets._objects import Objects, clipped, objects
+from acmix.datasets._side_by_side import SideBySide
 from acmix.datasets._split import complete
 from acmix.datasets._voc_annotations import Annotation, read_annotation
 from acmix.errors import DatasetCorrupt, DatasetMissing
@@ -108,12 +109,20 @@ class Voc(Dataset):
         self.place = place = folder_below(root, folder)
         lists = _lists(place / "ImageSets" / ("Segmentation" if masks else "Main"))
         files = _files(place / "JPEGImages")
-        found = {part: _read(root, place, path, files, masks=masks) for part, path in lists.items()}
+        found: dict[str, Annotations] = {}
+        with SideBySide() as faults:
+            for part, path in lists.items():
+                with faults.noting(path):
+                    found[part] = _read(root, place, path, files, masks=masks)
         self.classes = _classes(found.values())
         if not self.classes:
             raise DatasetCorrupt(f"the annotations of {place} have no objects")
         labels = {name: label for label, name in enumerate(self.classes)}
-        self._parts = {part: _part(place, one, labels, ignore=difficult == "ignore") for part, one in found.items()}
+        self._parts: dict[str, Part] = {}
+        with SideBySide() as faults:
+            for part, one in found.items():
+                with faults.noting():
+                    self._parts[part] = _part(place, one, labels, ignore=difficult == "ignore")
         commonest = {part: one.objects.commonest_labels() for part, one in self._parts.items()}
         self._splits = complete(commonest, f"train of {place}")
 
@@ -144,15 +153,24 @@ def _read(root: Path, place: Path, path: Path, files: Mapping[str, str], *, mask
     names = [line.strip() for line in read_text(root, path).splitlines() if line.strip()]
     if not names:
         raise DatasetCorrupt(f"{path} lists no images")
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise DatasetCorrupt(f"{path} lists {twice[0][:100]!r} twice")
     images = {name: files.get(name, f"{name}.jpg") for name in names}
-    check_files(root, place / "JPEGImages", images.values(), told_by=str(path))
-    check_files(root, place / "Annotations", (f"{name}.xml" for name in names), told_by=str(path))
-    if masks:
-        check_files(root, place / "SegmentationObject", (f"{name}.png" for name in names), told_by=str(path))
-    return {image: read_annotation(root, place / "Annotations" / f"{name}.xml") for name, image in images.items()}
+    with SideBySide() as faults:
+        for name, times in Counter(names).items():
+            if times > 1:
+                faults.add(DatasetCorrupt(f"{path} lists {name[:100]!r} twice"))
+        with faults.noting():
+            check_files(root, place / "JPEGImages", images.values(), told_by=str(path))
+        with faults.noting():
+            check_files(root, place / "Annotations", (f"{name}.xml" for name in images), told_by=str(path))
+        if masks:
+            check_files(root, place / "SegmentationObject", (f"{name}.png" for name in images), told_by=str(path))
+    found: dict[str, Annotation] = {}
+    with SideBySide() as faults:
+        for name, image in images.items():
+            path = place / "Annotations" / f"{name}.xml"
+            with faults.noting(path):
+                found[image] = read_annotation(root, path)
+    return found
 
 
 def _classes(parts: Iterable[Annotations]) -> tuple[str, ...]:
@@ -171,14 +189,16 @@ def _part(place: Path, annotations: Annotations, labels: Mapping[str, int], *, i
     ]
     images_A = np.array([image for image, _, _ in found], dtype=np.int64)
 
-    def refuse(row: int, sentence: str) -> NoReturn:
-        image, number, _ = found[row]
-        path = (place / "Annotations" / files[image]).with_suffix(".xml")
-        raise DatasetCorrupt(f"{path}: object {number}: {sentence}")
-
     boxes_A4 = np.array([each.box for *_, each in found], dtype=np.float64).reshape(-1, 4)
     sizes_A2 = np.array(sizes, dtype=np.int64)[images_A]
-    boxes_A4, _ = clipped(boxes_A4, sizes_A2, refuse, forgiven_A=np.zeros(len(found), dtype=np.bool_))
+    with SideBySide() as faults:
+
+        def refuse(row: int, sentence: str) -> None:
+            image, number, _ = found[row]
+            path = (place / "Annotations" / files[image]).with_suffix(".xml")
+            faults.add(DatasetCorrupt(f"{path}: object {number}: {sentence}", file=path))
+
+        boxes_A4, _ = clipped(boxes_A4, sizes_A2, refuse, forgiven_A=np.zeros(len(found), dtype=np.bool_))
     return Part(
         files,
         sizes,

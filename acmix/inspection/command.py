@@ -12,7 +12,7 @@ from acmix.archives.parts import Parts
 from acmix.errors import AcmixError, ArchiveRefused, DatasetMissing, OptionInvalid
 from acmix.inspection import formats, reports, sandbox
 from acmix.inspection.content import content_of, description
-from acmix.inspection.faults import Faults, fault_of
+from acmix.inspection.faults import faults_of
 from acmix.inspection.formats._contract import Format
 from acmix.inspection.progress import Progress
 from acmix.inspection.reports import Report
@@ -116,7 +116,7 @@ def _look(request: Request, form: type[Format], progress: Progress, passed_over:
         options = _with_folder(request.options, folder)
         findings = _read(request, form, options, root, progress)
     except AcmixError as error:
-        return _rejected(error, root, expected=form.expected, found=description(root), form=form)
+        return _rejected(error, root, expected=form.expected, found=description(root))
     if findings.faults.total:
         return reports.rejected(findings.faults, expected=form.expected, found=description(root))
     return reports.ready(form, content, findings, root=folder, options=options, passed_over=passed_over)
@@ -145,16 +145,11 @@ def _with_folder(given: dict[str, Any], folder: str) -> dict[str, Any]:
     return {"folder": folder, **given}
 
 
-def _rejected(error: AcmixError, root: Path, *, expected: str, found: str, form: type[Format] | None = None) -> Report:
-    """A rejection by an error, and by what else the format finds amiss; an error of the platform is raised."""
+def _rejected(error: AcmixError, root: Path, *, expected: str, found: str) -> Report:
+    """A rejection by an error, and by those beside it; one of the platform is raised."""
     if error.blame == "platform":
         raise error
-    faults, first = Faults(), fault_of(error, root)
-    for fault in form.layout_faults(root) if form else ():
-        faults.add(fault)
-    if first.message not in {fault.message for fault in faults.told}:
-        faults.add_first(first)
-    return reports.rejected(faults, expected=expected, found=found)
+    return reports.rejected(faults_of(error, root), expected=expected, found=found)
 
 
 def _options(text: str) -> dict[str, Any]:

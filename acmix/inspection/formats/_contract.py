@@ -1,10 +1,8 @@
 """What a format says of itself; all the rest is asked of the data set class of the same name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-
-from acmix.inspection.faults import Fault
 
 if TYPE_CHECKING:
     from acmix.datasets._contract import Dataset
@@ -37,8 +35,3 @@ class Format:
 
         reader = cls.reader()
         return reader(content, **registry.check_options(reader, options, where=f"dataset {cls.name}"))
-
-    @classmethod
-    def layout_faults(cls, root: Path) -> Iterator[Fault]:  # noqa: ARG003  # for those that look
-        """Further faults where the class refused the data at the first; they decide nothing."""
-        yield from ()
