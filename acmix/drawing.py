@@ -4,6 +4,7 @@
 
 import colorsys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,16 +56,20 @@ def shortened(text: str, font: Font, most_px: int) -> str:
 def _with_map(picture: Image.Image, map_HW: Tensor) -> Image.Image:
     colours = np.array([_colour(label) for label in range(IGNORED + 1)], dtype=np.uint8)
     labels_HW = np.asarray(Image.fromarray(map_HW.numpy()).resize(picture.size, Image.Resampling.NEAREST))
-    return _tinted(picture, colours[labels_HW], labels_HW != IGNORED)
+    pixels = np.array(picture)
+    _tint(pixels, labels_HW != IGNORED, colours[labels_HW[labels_HW != IGNORED]])
+    return Image.fromarray(pixels)
 
 
 def _with_objects(
     picture: Image.Image, target: Mapping[str, Tensor], scale: float, texts: Sequence[str]
 ) -> Image.Image:
     labels, boxes = target["labels"].tolist(), (target["boxes"] * scale).tolist()
+    pixels = np.array(picture)
     for label, mask_HW in zip(labels, target.get("masks", ()), strict=False):
         mask = Image.fromarray(mask_HW.numpy()).resize(picture.size, Image.Resampling.NEAREST)
-        picture = _tinted(picture, np.array(_colour(label), dtype=np.uint8), np.asarray(mask) > 0)
+        _tint(pixels, np.asarray(mask) > 0, np.array(_colour(label)))
+    picture = Image.fromarray(pixels)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_PX)
     for label, (left, top, right, bottom) in zip(labels, boxes, strict=True):
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=_colour(label), width=2)
@@ -92,10 +97,9 @@ def _write_label(
     return int(height)
 
 
-def _tinted(picture: Image.Image, colours: NDArray[np.uint8], where_HW: NDArray[np.bool_]) -> Image.Image:
-    pixels = np.asarray(picture).astype(np.float32)
-    mixed = np.where(where_HW[..., None], (1 - TINT) * pixels + TINT * colours, pixels)
-    return Image.fromarray(mixed.astype(np.uint8))
+def _tint(pixels: NDArray[np.uint8], where_HW: NDArray[np.bool_], colours: NDArray[Any]) -> None:
+    """Mix the pixels there with a colour, or one each."""
+    pixels[where_HW] = (1 - TINT) * pixels[where_HW] + TINT * colours
 
 
 def _colour(label: int) -> Colour:
