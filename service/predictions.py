@@ -7,7 +7,7 @@ from typing import Any
 from fastapi.concurrency import run_in_threadpool
 
 from acmix.errors import Problem
-from service.errors import RequestRefused
+from service.errors import RequestRefused, not_ready
 from service.planning import VERSION
 from service.store.backend import Backend
 from service.store.rows import Asked
@@ -17,13 +17,28 @@ WAIT_SECONDS = 30.0
 ABSENT = "no housekeeper has made the prediction yet; if one is running, send the same again soon"
 
 
-async def predict(store: Backend, checkpoint_id: str, image: bytes, *, min_score: float, drawn: bool) -> Asked:
-    """The row that holds what the checkpoint names in the image, and the picture of it where one was asked for.
+async def named(store: Backend, checkpoint_id: str, image: bytes, *, min_score: float) -> dict[str, Any]:
+    """What the checkpoint names in the image; raises as `drawn` does."""
+    found = await _answered(store, checkpoint_id, image, min_score=min_score, drawn=False)
+    prediction: dict[str, Any] = (found.answer or {})["prediction"]
+    return prediction
+
+
+async def drawn(store: Backend, checkpoint_id: str, image: bytes, *, min_score: float) -> bytes:
+    """The image with what the checkpoint names in it drawn in, a PNG.
 
     Raises:
         CheckpointNotFound: there is none of that id.
         RequestRefused: 422, the image cannot be read or nothing can be predicted; 503, nobody has answered in time.
     """
+    found = await _answered(store, checkpoint_id, image, min_score=min_score, drawn=True)
+    picture = await run_in_threadpool(store.predictions.drawn, found)
+    if picture is None:
+        raise not_ready(ABSENT)
+    return picture
+
+
+async def _answered(store: Backend, checkpoint_id: str, image: bytes, *, min_score: float, drawn: bool) -> Asked:
     await run_in_threadpool(store.reader.checkpoint, checkpoint_id)
     request = {
         "checkpoint": checkpoint_id,

@@ -56,8 +56,8 @@ async def predict(
     that is theirs, each with its mask. Masks are COCO's: `size` (height, width) and `counts`, compressed runs.
     A file that cannot be read is a 422; 503 if no housekeeper answers within 30 s: the same sent again goes on waiting.
     """
-    drawn = accepts(request, PNG)
-    found = await predictions.predict(store, checkpoint_id, image, min_score=query.min_score, drawn=drawn)
-    if drawn:
-        return Response(store.predictions.drawn(found), media_type=PNG)
-    return Prediction.model_validate({"checkpoint": checkpoint_id, **(found.answer or {})["prediction"]})
+    if accepts(request, PNG):
+        picture = await predictions.drawn(store, checkpoint_id, image, min_score=query.min_score)
+        return Response(picture, media_type=PNG)
+    named = await predictions.named(store, checkpoint_id, image, min_score=query.min_score)
+    return Prediction.model_validate({"checkpoint": checkpoint_id, **named})
