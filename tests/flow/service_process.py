@@ -65,7 +65,11 @@ class Up:
     def ended(self, job_id: str, *, within_seconds: float = 120) -> dict[str, Any]:
         """The job once it has ended."""
         ended = ("succeeded", "failed", "cancelled")
-        return wait_for(lambda: (job := self.job(job_id))["status"] in ended and job, within_seconds=within_seconds)
+        return wait_for(
+            lambda: (job := self.job(job_id))["status"] in ended and job,
+            within_seconds=within_seconds,
+            every_seconds=0.25,
+        )
 
     def events(self, job_id: str, kind: str | None = None) -> list[dict[str, Any]]:
         """All events, page by page."""
@@ -107,13 +111,13 @@ def up(data: Path, *arguments: str, **environment: str) -> Iterator[Up]:
                 pipe.close()
 
 
-def wait_for(condition: Callable[[], T], *, within_seconds: float = 60) -> T:
-    """What the condition returns once that is true."""
+def wait_for(condition: Callable[[], T], *, within_seconds: float = 60, every_seconds: float = 0.05) -> T:
+    """What the condition returns once that is true. To ask costs the service some milliseconds of what it has."""
     deadline = time.monotonic() + within_seconds
     pause = threading.Event()
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {within_seconds} s"
-        pause.wait(0.05)
+        pause.wait(every_seconds)
     return found
 
 
