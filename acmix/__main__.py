@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,9 +32,9 @@ def main() -> int:
     if arguments.command == "inspect":
         return inspection.run(arguments, events_out)
     if arguments.command == "predict":
-        return _serve_predictions(events_out) if arguments.serve else _predict(arguments, events_out)
+        return _predict(arguments, events_out)
     if arguments.command == "plan":
-        return _serve_plans(events_out) if arguments.serve else _plan(arguments, events_out)
+        return _plan(arguments, events_out)
     return _run(arguments, events_out)
 
 
@@ -96,6 +97,10 @@ def _catalog(out: TextIO) -> int:
 
 def _plan(arguments: argparse.Namespace, out: TextIO) -> int:
     """Exit status 1 where there can be no plan, as the problems say."""
+    if arguments.serve:
+        from acmix.planning.requests import serve
+
+        return _serve(serve, out)
     try:
         request = json.loads(arguments.spec.read_text())
     except (OSError, ValueError) as error:
@@ -119,25 +124,18 @@ def _with_assumed(request: Any, arguments: argparse.Namespace) -> Any:
 
 def _predict(arguments: argparse.Namespace, out: TextIO) -> int:
     """Exit status 1 where nothing can be predicted, as the error says."""
-    from acmix.prediction.requests import answer
+    from acmix.prediction.requests import answer, serve
 
+    if arguments.serve:
+        return _serve(serve, out)
     asked = {name: getattr(arguments, name) for name in ("checkpoint", "image", "min_score", "drawn")}
     answered = answer(json.dumps(asked, default=str))
     out.write(json.dumps(answered) + "\n")
     return 0 if "prediction" in answered else 1
 
 
-def _serve_predictions(out: TextIO) -> int:
-    from acmix.prediction.requests import serve
-
-    sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]  # a file, as any process's is
-    serve(sys.stdin, lambda line: out.write(line + "\n"))
-    return 0
-
-
-def _serve_plans(out: TextIO) -> int:
-    from acmix.planning.requests import serve
-
+def _serve(serve: Callable[[Iterable[str], Callable[[str], object]], None], out: TextIO) -> int:
+    """Requests on stdin, answers on stdout, a line each."""
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]  # a file, as any process's is
     serve(sys.stdin, lambda line: out.write(line + "\n"))
     return 0

@@ -1,7 +1,6 @@
 """Requests from the store answered by one warm child process, which holds torch so that this one need not."""
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from acmix.errors import AcmixError
 from service.store.requests import Requests
 from service.store.rows import Asked
+from worker.rounds import Rounds
 from worker.serving_child import ServerGone, ServingChild
 from worker.supervise import AWAY
 
@@ -23,7 +23,7 @@ RENEW_SECONDS = 1.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 
 
-class Answerer:
+class Answerer(Rounds):
     """Claims requests and answers them, one after the other, in a thread of its own.
 
     The child is there from the start, unless it is to end when nothing was asked for `idle_seconds`: then it starts
@@ -35,29 +35,12 @@ class Answerer:
     idle_seconds: ClassVar[float | None] = None
 
     def __init__(self, requests: Requests, *, seconds: float) -> None:
+        super().__init__(self.command)
         self.requests = requests
         self.seconds = seconds  # what one answer may take
-        self._rung = threading.Event()
-        self._draining = threading.Event()
-        # the child is tied to the thread that starts it: that one lives as long as there are requests to answer
-        self._thread = threading.Thread(target=self._loop, name=self.command, daemon=True)
         self._child: ServingChild | None = None
         self._used_at = 0.0
         self._pause_seconds = FIRST_PAUSE_SECONDS
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def ring(self) -> None:
-        self._rung.set()
-
-    def drain(self) -> None:
-        self._draining.set()
-        self._rung.set()
-
-    def stop(self) -> None:
-        if self._thread.is_alive():
-            self._thread.join(5)
 
     @contextmanager
     def told(self, asked: Asked) -> Iterator[Any]:
@@ -104,8 +87,7 @@ class Answerer:
             log.warning("the database does not answer: %s", error)
         except Exception:  # whatever ailed one request, others are waited for
             log.exception("a round of requests failed")
-        self._rung.wait(LOOK_SECONDS)
-        self._rung.clear()
+        self._wait(LOOK_SECONDS)
 
     def _answer_all(self, child: ServingChild) -> None:
         while child.is_alive() and not self._draining.is_set() and (asked := self.requests.claim()):

@@ -21,6 +21,7 @@ from service.store.errors import ArtifactNotFound, DatasetNotFound
 from service.store.rows import Dataset
 from worker.archives import check_room, fetch
 from worker.inspection_child import INSPECT, Found, InspectionChild, InspectionFailed, Ready, Rejected
+from worker.rounds import Rounds
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,11 @@ class Interrupted(Exception):
     """This housekeeper ends before the check has."""
 
 
-class Inspector:
+class Inspector(Rounds):
     """Claims data sets and has them checked, one after the other, in a thread of its own."""
 
     def __init__(self, backend: Backend, command: Sequence[str] = INSPECT) -> None:
+        super().__init__("inspections")
         self.settings = backend.settings
         self.reader = backend.reader
         self.datasets = backend.datasets
@@ -52,25 +54,7 @@ class Inspector:
         self.artifacts = backend.artifacts
         self.command = command
         self.folder = backend.settings.data_folder / "inspections"
-        self._rung = threading.Event()
-        self._draining = threading.Event()
-        # a child is tied to the thread that starts it: this one lives longer than any of them
-        self._thread = threading.Thread(target=self._loop, name="inspections", daemon=True)
         self._pause_seconds = FIRST_PAUSE_SECONDS
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def ring(self) -> None:
-        self._rung.set()
-
-    def drain(self) -> None:
-        self._draining.set()
-        self._rung.set()
-
-    def stop(self) -> None:
-        if self._thread.is_alive():
-            self._thread.join(5)
 
     def look(self) -> None:
         """Remove what is left of others, then check what there is to check."""
@@ -90,8 +74,7 @@ class Inspector:
                 self._pause_seconds = min(2 * self._pause_seconds, LONGEST_PAUSE_SECONDS)
             except Exception:  # whatever ailed one round, other data sets are waited for
                 log.exception("a round of inspections failed")
-            self._rung.wait(LOOK_SECONDS)
-            self._rung.clear()
+            self._wait(LOOK_SECONDS)
 
     def _remove_left(self) -> None:
         """What deletions cut short, rejections and killed housekeepers of this machine left."""

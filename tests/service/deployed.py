@@ -25,7 +25,7 @@ from service.store.plans import Plans
 from service.store.reading import Reader
 from service.store.rows import WorkerCard
 from tests.service.menu import catalog
-from tests.service.work import until
+from tests.service.work import meanwhile, until
 
 SPEC: dict[str, Any] = {
     "name": "late attention",
@@ -80,21 +80,14 @@ class Deployed:
     def housekeeper(self, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         """Answers requests for plans while it is there; yields those that it was asked."""
         asked: list[dict[str, Any]] = []
-        over = threading.Event()
 
         def answer_all() -> None:
-            while not over.wait(0.01):
-                while plan := self.plans.claim():
-                    asked.append(plan.request)
-                    self.plans.answer(plan, answer(plan.request), library="a" * 64)
+            while plan := self.plans.claim():
+                asked.append(plan.request)
+                self.plans.answer(plan, answer(plan.request), library="a" * 64)
 
-        thread = threading.Thread(target=answer_all)
-        thread.start()
-        try:
+        with meanwhile(answer_all):
             yield asked
-        finally:
-            over.set()
-            thread.join()
 
     def get(self, path: str, **more: Any) -> Any:
         """The JSON at a path, which must be there."""

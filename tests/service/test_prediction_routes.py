@@ -1,6 +1,5 @@
 """POST /v1/checkpoints/{id}/predict. The housekeeper is made of the store's calls."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,7 +16,7 @@ from service.store.predictions import Predictions
 from service.store.rows import Asked
 from service.store.tables import predictions as table
 from tests.service.deployed import Deployed
-from tests.service.work import at_once, claim, save
+from tests.service.work import at_once, claim, meanwhile, save
 
 IMAGE = b"\x89PNG, say"
 SAID = {"task": "classification", "image": {"width": 3, "height": 2}, "classes": [{"class": "7", "probability": 0.5}]}
@@ -53,22 +52,15 @@ def post(api: Deployed, checkpoint: str, content: bytes = IMAGE, query: str = ""
 def answering(api: Deployed, answer: Answer = lambda _: {"prediction": SAID}) -> Iterator[list[tuple[Asked, bytes]]]:
     """Answers what is asked for; yields the requests with their images."""
     asked: list[tuple[Asked, bytes]] = []
-    over = threading.Event()
 
     def answer_all() -> None:
-        while not over.wait(0.01):
-            while row := store(api).claim():
-                asked.append((row, store(api).image(row) or b""))
-                drawn = b"a picture" if row.request["drawn"] else None
-                store(api).answer(row, answer(row), library="a" * 64, drawn=drawn)
+        while row := store(api).claim():
+            asked.append((row, store(api).image(row) or b""))
+            drawn = b"a picture" if row.request["drawn"] else None
+            store(api).answer(row, answer(row), library="a" * 64, drawn=drawn)
 
-    thread = threading.Thread(target=answer_all)
-    thread.start()
-    try:
+    with meanwhile(answer_all):
         yield asked
-    finally:
-        over.set()
-        thread.join()
 
 
 def count(api: Deployed) -> int:
@@ -158,20 +150,12 @@ def test_an_image_that_cannot_be_read_is_a_422_that_says_what_would_do(api: Depl
 
 
 def test_a_prediction_that_failed_twice_is_a_422_that_says_why(api: Deployed, checkpoint: str) -> None:
-    over = threading.Event()
-
     def fail_all() -> None:
-        while not over.wait(0.01):
-            while row := store(api).claim():
-                store(api).fail(row, "it takes longer than 60 s")
+        while row := store(api).claim():
+            store(api).fail(row, "it takes longer than 60 s")
 
-    thread = threading.Thread(target=fail_all)
-    thread.start()
-    try:
+    with meanwhile(fail_all):
         response = post(api, checkpoint)
-    finally:
-        over.set()
-        thread.join()
     assert (response.status_code, response.json()["code"]) == (422, "prediction_failed")
     assert response.json()["detail"] == "nothing could be predicted: it takes longer than 60 s"
 

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, text
@@ -16,6 +17,24 @@ from service.store.rows import Checkpoint, Claim, Job
 from service.store.tables import metadata
 
 T = TypeVar("T")
+
+
+@contextmanager
+def meanwhile(act: Callable[[], object]) -> Iterator[None]:
+    """Has it done again and again by a thread, until the end of the context."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(0.01):
+            act()
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def spec_of(**changes: Any) -> dict[str, Any]:

@@ -3,12 +3,10 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from redis import Redis
 
@@ -18,9 +16,9 @@ from service.store.backend import Backend
 from service.store.rows import Asked
 from service.store.tables import plans as table
 from tests.service.work import until
+from tests.worker.housekeepers import children, housekeeping
 from tests.worker.runs import is_gone
 from worker import answering, planning
-from worker.housekeeping import Housekeeper
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 REQUEST: dict[str, Any] = {
@@ -67,17 +65,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
     return write
 
 
-@contextmanager
-def housekeeping(backend: Backend) -> Iterator[Housekeeper]:
-    housekeeper = Housekeeper(backend)
-    housekeeper.start()
-    try:
-        yield housekeeper
-    finally:
-        housekeeper.drain()
-        housekeeper.stop()
-
-
 def ask(backend: Backend, do: str) -> Asked:
     return backend.plans.ask({"do": do}, version="1")
 
@@ -90,11 +77,6 @@ def answered(backend: Backend, plan: Asked) -> Asked:
 
     until(lambda: found().answered_at is not None, seconds=120)
     return found()
-
-
-def children() -> list[psutil.Process]:
-    found = [child for child in psutil.Process().children() if not is_gone(child.pid)]
-    return [child for child in found if "--serve" in child.cmdline()]
 
 
 @on_sqlite

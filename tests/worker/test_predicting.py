@@ -5,7 +5,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ from service.store.backend import Backend
 from service.store.ids import new_id
 from service.store.rows import Asked, Checkpoint
 from tests.service.work import claim, save, submit, until
-from tests.worker.test_planning import children
+from tests.worker.housekeepers import children, housekeeping
 from worker import answering, predicting
-from worker.housekeeping import Housekeeper
 
 # reads the image and answers as it says
 SERVER = """
@@ -57,17 +55,6 @@ def _server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(package.parent)
     monkeypatch.setattr(answering, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(answering, "RENEW_SECONDS", 0.05)
-
-
-@contextmanager
-def housekeeping(backend: Backend) -> Iterator[Housekeeper]:
-    housekeeper = Housekeeper(backend)
-    housekeeper.start()
-    try:
-        yield housekeeper
-    finally:
-        housekeeper.drain()
-        housekeeper.stop()
 
 
 def stored(backend: Backend, content: str, *, sha256: str | None = None) -> Checkpoint:
