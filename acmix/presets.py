@@ -1,12 +1,11 @@
-"""Ready specs: the paper's rows in classification, detection and segmentation, and its two ablations, to post as they
-are or to change.
+"""Ready specs: the paper's rows in classification, its pairs of head and backbone in detection and segmentation, and
+its two ablations, to post as they are or to change.
 
 Source: "On the Integration of Self-Attention and Convolution", Pan et al., CVPR 2022; recipes of classification from
 the released code, which covers ResNet and Swin. SAN takes ResNet's recipe here, PVT takes Swin's. Nothing was released
-for the other tasks: their recipes are those of the papers on RetinaNet, PVT and Swin.
+for the other tasks: the sizes of the backbones are a choice, and the recipes those of RetinaNet, PVT and Swin.
 Deviation from all of them: one GPU, so that a batch of 1,024 is gathered from eight of 128, and one of 16 from four of
-4. A row of detection or segmentation starts from a row of classification: put the id of its checkpoint in
-`backbone.weights`.
+4. A pair starts from a row of classification: put the id of its checkpoint in `backbone.weights`.
 """
 
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ ROWS = {
     "swin_tiny": "Swin-T",
     "swin_small": "Swin-S",
 }
-DENSE_ROWS = (
+PAIRS = (
     ("resnet50", "retinanet"),
     ("pvt_tiny", "retinanet"),
     ("pvt_small", "retinanet"),
@@ -67,7 +66,7 @@ _DROP_PATH = {"pvt_tiny": 0.1, "pvt_small": 0.1, "swin_tiny": 0.2, "swin_small":
 
 def presets() -> list[Preset]:
     """Every preset, rows first."""
-    return [*_rows(), *_dense_rows(), *_combinations(), *_shifts()]
+    return [*_rows(), *_pairs(), *_combinations(), *_shifts()]
 
 
 def _rows() -> Iterator[Preset]:
@@ -76,12 +75,12 @@ def _rows() -> Iterator[Preset]:
         yield _preset(f"{backbone}-acmix", f"{title} with ACmix in every slot: the paper's row", backbone, {})
 
 
-def _dense_rows() -> Iterator[Preset]:
-    for backbone, head in DENSE_ROWS:
+def _pairs() -> Iterator[Preset]:
+    for backbone, head in PAIRS:
         name, title = f"{backbone}-{head.replace('_', '-')}", f"{HEADS[head]} on {ROWS[backbone]}"
         dense = _dense(backbone, head)
-        yield _preset(f"{name}-plain", f"{title} as it is: the baseline of its row", backbone, **dense)
-        yield _preset(f"{name}-acmix", f"{title} with ACmix in every slot: the paper's row", backbone, {}, **dense)
+        yield _preset(f"{name}-plain", f"{title} as it is: the baseline of its pair", backbone, **dense)
+        yield _preset(f"{name}-acmix", f"{title} with ACmix in every slot: a pair of the paper", backbone, {}, **dense)
 
 
 def _dense(backbone: str, head: str) -> dict[str, Any]:
