@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors, openapi, settings
 from service.routes import (
+    actions,
     catalog,
     checkpoints,
     datasets,
@@ -57,7 +58,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
         responses=openapi.PROBLEM_RESPONSES,
     )
     app.state.backend = open_backend(given or settings.load())
-    of_jobs = (plans, jobs, results, series, events, checkpoints, predictions)
+    of_jobs = (plans, jobs, actions, results, series, events, checkpoints, predictions)
     app.state.routers = [part.router for part in (health, catalog, *of_jobs, weights, datasets, workers)]
     for router in app.state.routers:
         app.include_router(router)

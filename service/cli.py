@@ -140,6 +140,28 @@ def cancel(job: str, url: Url = DEFAULT_URL) -> None:
 
 
 @main.command()
+def pause(job: str, url: Url = DEFAULT_URL) -> None:
+    """Have a job give its device back until it is resumed."""
+    with _sentences():
+        paused = Client(url).pause(job)
+        print("pausing" if paused["requested"] == "pause" else paused["status"])
+
+
+@main.command()
+def resume(job: str, url: Url = DEFAULT_URL) -> None:
+    """Queue a paused job again; it goes on where it was."""
+    with _sentences():
+        print(Client(url).resume(job)["status"])
+
+
+@main.command()
+def retry(job: str, url: Url = DEFAULT_URL) -> None:
+    """Do an ended job again, from its start; prints the new one's id."""
+    with _sentences():
+        print(Client(url).retry(job)["id"])
+
+
+@main.command()
 def predict(
     checkpoint: Annotated[str, typer.Argument(help="the id of a checkpoint, ckpt_...")],
     image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="a JPEG, PNG, WebP, BMP or TIFF file")],

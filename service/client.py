@@ -220,6 +220,23 @@ class Client:
     def cancel(self, job_id: str) -> Json:
         return self._json("POST", f"/v1/jobs/{job_id}/cancel")
 
+    def pause(self, job_id: str) -> Json:
+        """Have it give back its device until it is resumed."""
+        return self._json("POST", f"/v1/jobs/{job_id}/pause")
+
+    def resume(self, job_id: str) -> Json:
+        """Queue it again; it goes on from where it was paused."""
+        return self._json("POST", f"/v1/jobs/{job_id}/resume")
+
+    def retry(self, job_id: str) -> Json:
+        """A new job of the same spec as that of one that has ended."""
+        return self._json("POST", f"/v1/jobs/{job_id}/retry")
+
+    def attempts(self, job_id: str) -> list[Json]:
+        """Every claim of the job, newest first."""
+        found: list[Json] = self._json("GET", f"/v1/jobs/{job_id}/attempts")["data"]
+        return found
+
     def delete(self, job_id: str) -> None:
         self._answer("DELETE", f"/v1/jobs/{job_id}")
 

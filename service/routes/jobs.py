@@ -1,32 +1,28 @@
-"""Jobs: post one, look at them, cancel, delete."""
+"""Jobs: post one, look at them, delete one that has ended."""
 
-import hashlib
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from acmix import resolve, spec
-from acmix.catalog import Catalog
-from acmix.errors import Problem, SpecInvalid
-from acmix.spec import ULID, JobSpec, Label, Name, pointer
-from service import evaluations, json_body, planning, user_data
+from acmix.errors import Problem
+from acmix.spec import ULID, Label, Name, pointer
+from service import json_body, submission
 from service.answers import JobAnswer, Listing, job_answer, listing
 from service.depends import JobId, Store
 from service.errors import RequestRefused
 from service.openapi import SPEC_BODY
 from service.query import Limit, Parameters
-from service.routes.catalog import known_catalog
 from service.store.backend import Backend
-from service.store.errors import CheckpointNotFound, DatasetNotFound, WeightsNeeded, WeightsNotFound
+from service.store.errors import WeightsNeeded
 from service.store.rows import Job, Status
 from service.store.states import ENDED
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-Key = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+_Key = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+IdempotencyKey = Annotated[_Key | None, Header(description="the same key and body again answer the same job")]
 
 
 class JobFilter(Parameters):
@@ -48,24 +44,17 @@ async def post_job(
     body: Annotated[bytes, Depends(json_body.read_body)],
     store: Store,
     response: Response,
-    idempotency_key: Annotated[
-        Key | None, Header(description="the same key and body again answer the same job")
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> JobAnswer:
     """Check a spec against the catalog and queue it: 201, or 200 where its Idempotency-Key was used before.
 
     Where the catalog leaves a backbone's layers to the model itself, a plan checks the swaps; 503 if none comes in
     time.
     """
-    raw, resolved, catalog = await run_in_threadpool(_resolved, store, body)
-    if resolved.kind == "train" and resolve.only_model_tells(resolved, catalog):
-        await planning.check(store, resolved, catalog)
-    job, created = await run_in_threadpool(_submitted, store, raw, resolved, idempotency_key)
-    if not created:
-        response.status_code = 200
-        response.headers["Idempotent-Replayed"] = "true"
-    response.headers["Location"] = job.urls.self
-    return job
+    raw = await run_in_threadpool(json_body.loads, body)
+    sha256 = submission.sha256_of(raw)
+    job, created = await submission.submit(store, raw, body_sha256=sha256, idempotency_key=idempotency_key)
+    return await run_in_threadpool(told_as_made, store, job, response, created=created)
 
 
 @router.get("")
@@ -102,57 +91,19 @@ def delete_job(job_id: JobId, store: Store) -> None:
     store.ledger.delete(job_id)
 
 
-@router.post("/{job_id}/cancel", status_code=202)
-def cancel_job(job_id: JobId, store: Store, response: Response) -> JobAnswer:
-    """Ask for the job's end: 202, or 200 where it has ended or was asked to before."""
-    job, changed = store.ledger.request_cancel(job_id)
-    if not changed:
-        response.status_code = 200
-    return told(store, job)
-
-
 def told(store: Backend, job: Job) -> JobAnswer:
     """A job with its place in the queue."""
     return job_answer(job, store.reader.position(job.id) if job.status == "queued" else None)
 
 
-def _resolved(store: Backend, body: bytes) -> tuple[Any, JobSpec, Catalog]:
-    """The body's values, the spec that they are with all its defaults, and the catalog that has it."""
-    raw = json_body.loads(body)
-    given = evaluations.job_of(raw, store) if evaluations.is_asked_for(raw) else _to_train(raw)
-    catalog = known_catalog(store)
-    given = user_data.found(given, store, catalog)
-    problems = resolve.problems(given, catalog, most_gpus=store.reader.most_gpus())
-    if problems:
-        raise SpecInvalid(problems)
-    return raw, resolve.resolve(given, catalog), catalog
-
-
-def _to_train(raw: Any) -> JobSpec:
-    given = spec.parse(raw)
-    if given.checkpoint is not None:
-        message = "checkpoint is for kind evaluate; backbone.weights is what a training starts from"
-        raise SpecInvalid([Problem("/checkpoint", "not_taken", message)])
-    return given
-
-
-def _submitted(store: Backend, raw: Any, resolved: JobSpec, idempotency_key: str | None) -> tuple[JobAnswer, bool]:
-    try:
-        job, created = store.ledger.submit(
-            raw, resolved.dump(), idempotency_key=idempotency_key, body_sha256=_sha256_of(raw)
-        )
-    except (CheckpointNotFound, WeightsNotFound) as error:
-        raise SpecInvalid([Problem("/backbone/weights", "unknown_id", str(error))]) from None
-    except DatasetNotFound as error:  # deleted since it was looked up
-        raise SpecInvalid([user_data.unknown(error)]) from None
-    if created:
-        store.queue.nudge_train()
-    return told(store, job), created
-
-
-def _sha256_of(raw: Any) -> str:
-    """Of the body's values: spaces and the order of fields make no other job."""
-    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
+def told_as_made(store: Backend, job: Job, response: Response, *, created: bool) -> JobAnswer:
+    """A job that a request has made, or has made before, and where it is from now on."""
+    if not created:
+        response.status_code = 200
+        response.headers["Idempotent-Replayed"] = "true"
+    answer = told(store, job)
+    response.headers["Location"] = answer.urls.self
+    return answer
 
 
 def _metadata(extra: dict[str, Any]) -> dict[str, str]:

@@ -65,6 +65,11 @@ class Ledger:
                 raise
             return first, False
 
+    def made_under(self, idempotency_key: str, body_sha256: str) -> Job | None:
+        """The job that was submitted under this key, if any; IdempotencyKeyReused if it was with another body."""
+        with self._reading.connect() as connection:
+            return _first_under(connection, idempotency_key, body_sha256)
+
     def request_cancel(self, job_id: str) -> tuple[Job, bool]:
         """Cancel a waiting job at once; wish it of a running one. Returns the job and whether anything changed."""
         with self._writing.begin() as connection:

@@ -171,30 +171,6 @@ def test_a_failed_job_says_why(api: Deployed) -> None:
     assert failed["ended_at"] is not None
 
 
-def test_a_queued_job_is_cancelled_at_once_and_only_once(api: Deployed) -> None:
-    url = api.submit()["urls"]["self"]
-    first, again = api.http.post(f"{url}/cancel"), api.http.post(f"{url}/cancel")
-    assert (first.status_code, again.status_code) == (202, 200)
-    assert first.json()["status"] == "cancelled"
-    assert first.json()["status_reason"]["code"] == "cancelled_by_user"
-
-
-def test_a_running_job_is_asked_to_end(api: Deployed) -> None:
-    url = api.submit()["urls"]["self"]
-    claim(api.ledger)
-    response = api.http.post(f"{url}/cancel")
-    assert response.status_code == 202
-    assert (response.json()["status"], response.json()["requested"]) == ("running", "cancel")
-
-
-def test_a_job_that_has_ended_stays_as_it_is_when_cancelled(api: Deployed) -> None:
-    job = api.submit()
-    claim(api.ledger)
-    api.ledger.finish(job["id"], 1, Outcome("succeeded"))
-    response = api.http.post(f"{job['urls']['self']}/cancel")
-    assert (response.status_code, response.json()["status"]) == (200, "succeeded")
-
-
 def test_an_ended_job_is_deleted_with_its_files(api: Deployed, tmp_path: Path) -> None:
     job, other = api.submit(), api.submit()
     for each in (job, other):

@@ -1,0 +1,82 @@
+"""How a job comes in: its spec checked against the catalog, then a row, then a ring for a worker."""
+
+import hashlib
+import json
+from typing import Any
+
+from fastapi.concurrency import run_in_threadpool
+
+from acmix import resolve, spec
+from acmix.catalog import Catalog
+from acmix.errors import Problem, SpecInvalid
+from acmix.spec import JobSpec
+from service import evaluations, planning, user_data
+from service.routes.catalog import known_catalog
+from service.store.backend import Backend
+from service.store.errors import CheckpointNotFound, DatasetNotFound, WeightsNotFound
+from service.store.rows import Job
+
+
+async def submit(
+    store: Backend,
+    raw: Any,
+    *,
+    body_sha256: str,
+    idempotency_key: str | None = None,
+    parent: str | None = None,
+) -> tuple[Job, bool]:
+    """The job that a spec's values make, and True; where its key was used before, that job and False.
+
+    Where the catalog leaves a backbone's layers to the model itself, a plan checks the swaps.
+
+    Raises:
+        SpecInvalid: with a pointer for every fault.
+        RequestRefused: 503, no worker has posted a catalog, or no plan came in time.
+        IdempotencyKeyReused, DatasetNotReady: as of the ledger.
+    """
+    if idempotency_key and (first := await run_in_threadpool(store.ledger.made_under, idempotency_key, body_sha256)):
+        return first, False  # whatever the catalog has by now
+    resolved, catalog = await run_in_threadpool(_resolved, store, raw)
+    if resolved.kind == "train" and resolve.only_model_tells(resolved, catalog):
+        await planning.check(store, resolved, catalog)
+
+    def write() -> tuple[Job, bool]:
+        return _write(store, raw, resolved, body_sha256=body_sha256, idempotency_key=idempotency_key, parent=parent)
+
+    return await run_in_threadpool(write)
+
+
+def sha256_of(values: Any) -> str:
+    """Of JSON values: spaces and the order of fields make no other body."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _resolved(store: Backend, raw: Any) -> tuple[JobSpec, Catalog]:
+    """The spec with all its defaults, and the catalog that has all that it names."""
+    given = evaluations.job_of(raw, store) if evaluations.is_asked_for(raw) else _to_train(raw)
+    catalog = known_catalog(store)
+    given = user_data.found(given, store, catalog)
+    problems = resolve.problems(given, catalog, most_gpus=store.reader.most_gpus())
+    if problems:
+        raise SpecInvalid(problems)
+    return resolve.resolve(given, catalog), catalog
+
+
+def _to_train(raw: Any) -> JobSpec:
+    given = spec.parse(raw)
+    if given.checkpoint is not None:
+        message = "checkpoint is for kind evaluate; backbone.weights is what a training starts from"
+        raise SpecInvalid([Problem("/checkpoint", "not_taken", message)])
+    return given
+
+
+def _write(store: Backend, raw: Any, resolved: JobSpec, **more: Any) -> tuple[Job, bool]:
+    try:
+        job, created = store.ledger.submit(raw, resolved.dump(), **more)
+    except (CheckpointNotFound, WeightsNotFound) as error:
+        raise SpecInvalid([Problem("/backbone/weights", "unknown_id", str(error))]) from None
+    except DatasetNotFound as error:  # deleted since it was looked up
+        raise SpecInvalid([user_data.unknown(error)]) from None
+    if created:
+        store.queue.nudge_train()
+    return job, created
