@@ -4,21 +4,26 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, insert, literal, or_, select, tuple_
 
 from acmix.events import Event
 from service.store import _checkpoints, _journal
 from service.store.rows import Claim, Job, Json, read
+from service.store.states import turn_at
 from service.store.tables import attempts, jobs, workers
 
-CLAIM_ORDER = (jobs.c.priority.desc(), jobs.c.queued_at, jobs.c.id)
+CLAIM_ORDER = (jobs.c.turn_at, jobs.c.id)
 PAGE = 100
 
 
-def behind(priority: int, queued_at: datetime, job_id: str) -> ColumnElement[bool]:
+def lined_up(priority: int, now: datetime) -> dict[str, datetime]:
+    """What a job's row says once it is queued from now on."""
+    return {"queued_at": now, "turn_at": turn_at(priority, now)}
+
+
+def behind(turn_at: datetime, job_id: str) -> ColumnElement[bool]:
     """Jobs that come after such a one in claim order."""
-    later = or_(jobs.c.queued_at > queued_at, and_(jobs.c.queued_at == queued_at, jobs.c.id > job_id))
-    return or_(jobs.c.priority < priority, and_(jobs.c.priority == priority, later))
+    return tuple_(*CLAIM_ORDER) > tuple_(literal(turn_at, jobs.c.turn_at.type), literal(job_id, jobs.c.id.type))
 
 
 def due(now: datetime) -> ColumnElement[bool]:
@@ -66,19 +71,26 @@ def take(
     where = f"from step {resume.step}" if resume else "from the start"
     data = {"status": "running", "worker": worker_id, "resumed_from": resumed_from}
     told = Event("status", f"attempt {taken.attempt} begins {where} on {worker_id}", data)
-    return Claim(_journal.append(connection, taken, now, [told]), resume)
+    return Claim(_journal.append(connection, taken, now, [told]), resume, _ran_seconds(connection, taken))
 
 
 def _candidates(connection: Connection, now: datetime, gpus_free: int) -> Iterator[tuple[str, Json]]:
     """Due jobs that fit the free GPUs, in claim order, a page at a time."""
     fits = or_(jobs.c.gpus.is_(None), jobs.c.gpus <= gpus_free)
-    columns = (jobs.c.id, jobs.c.resolved_spec, jobs.c.priority, jobs.c.queued_at)
+    columns = (jobs.c.id, jobs.c.resolved_spec, jobs.c.turn_at)
     page = select(*columns).where(due(now), fits).order_by(*CLAIM_ORDER).limit(PAGE)
     rows = connection.execute(page).all()
     while rows:
         yield from ((row.id, row.resolved_spec) for row in rows)
         last = rows[-1]
-        rows = connection.execute(page.where(behind(last.priority, last.queued_at, last.id))).all()
+        rows = connection.execute(page.where(behind(last.turn_at, last.id))).all()
+
+
+def _ran_seconds(connection: Connection, job: Job) -> float:
+    """How long the attempts before this one held the job, all together."""
+    times = select(attempts.c.started_at, attempts.c.ended_at).where(attempts.c.job == job.id)
+    before = connection.execute(times.where(attempts.c.number < job.attempt, attempts.c.ended_at.is_not(None)))
+    return sum(((row.ended_at - row.started_at).total_seconds() for row in before), start=0.0)
 
 
 def _granted(job: Job, gpus_free: int) -> Json:

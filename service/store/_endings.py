@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, or_, select, update
 
-from service.store import _journal
+from service.store import _claims, _journal
 from service.store.rows import Job, Outcome, read
 from service.store.states import ENDED, Verdict, judge
 from service.store.tables import attempts, jobs
@@ -37,7 +37,7 @@ def end_attempt(connection: Connection, job: Job, now: datetime, outcome: Outcom
         losses=verdict.losses,
         lease_expires_at=None,
         worker=job.worker if verdict.status in ENDED else None,  # an ended job tells who ran it last
-        **_place(now, verdict),
+        **_place(job, now, verdict),
     )
 
 
@@ -61,8 +61,8 @@ def _close(connection: Connection, job: Job, now: datetime, outcome: Outcome, ve
     connection.execute(update(attempts).where(mine).values(**closed))
 
 
-def _place(now: datetime, verdict: Verdict) -> dict[str, Any]:
+def _place(job: Job, now: datetime, verdict: Verdict) -> dict[str, Any]:
     """Where in the queue: one that failed lines up again, one that lost its worker or was drained keeps its place."""
     if verdict.status in ENDED or not verdict.delay_seconds:
         return {"not_before": None}
-    return {"not_before": now + timedelta(seconds=verdict.delay_seconds), "queued_at": now}
+    return {"not_before": now + timedelta(seconds=verdict.delay_seconds), **_claims.lined_up(job.priority, now)}

@@ -100,7 +100,7 @@ class Ledger:
                 raise MoveRefused(job, "resume", allowed_actions(job.status))
             if job.status == "paused":
                 now = clock(connection)
-                return _journal.move(connection, job, now, "queued", None, queued_at=now), True
+                return _journal.move(connection, job, now, "queued", None, **_claims.lined_up(job.priority, now)), True
             if job.requested == "pause":
                 return _journal.change(connection, job, requested=None), True
             return job, False
@@ -311,7 +311,7 @@ def _new_row(spec: Json, resolved_spec: Json, **more: Any) -> dict[str, Any]:
 
 def _insert(connection: Connection, row: dict[str, Any]) -> Job:
     now = clock(connection)
-    inserted = insert(jobs).values(**row, created_at=now, queued_at=now).returning(*jobs.c)
+    inserted = insert(jobs).values(**row, created_at=now, **_claims.lined_up(row["priority"], now)).returning(*jobs.c)
     job = read(Job, connection.execute(inserted).mappings().one())
     if job.metadata:
         pairs = [{"job": job.id, "key": key, "value": value} for key, value in job.metadata.items()]

@@ -90,7 +90,7 @@ class Reader:
         wanted = select(jobs).where(jobs.c.status == "queued").order_by(*_claims.CLAIM_ORDER)
         if after:
             last = self.job(after)
-            wanted = wanted.where(_claims.behind(last.priority, last.queued_at, last.id))
+            wanted = wanted.where(_claims.behind(last.turn_at, last.id))
         return _page(self._all(Job, wanted.limit(limit + 1)), limit)
 
     def position(self, job_id: str) -> int | None:
@@ -98,7 +98,7 @@ class Reader:
         job = self.job(job_id)
         if job.status != "queued":
             return None
-        not_ahead = (jobs.c.id == job.id) | _claims.behind(job.priority, job.queued_at, job.id)
+        not_ahead = (jobs.c.id == job.id) | _claims.behind(job.turn_at, job.id)
         ahead = select(func.count()).select_from(jobs).where(jobs.c.status == "queued", ~not_ahead)
         with self._engine.connect() as connection:
             return 1 + connection.execute(ahead).scalar_one()

@@ -19,7 +19,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it stands. `gpus` is what it asked for (None: auto); `attempt` 0 was never claimed."""
+    """A job as it stands. `gpus` is what it asked for (None: auto); `attempt` 0 was never claimed.
+
+    `turn_at` decides whose turn it is: when it was queued, earlier by ten minutes a point of priority.
+    """
 
     id: str
     kind: str
@@ -39,6 +42,7 @@ class Job:
     gpus: int | None
     created_at: datetime
     queued_at: datetime
+    turn_at: datetime
     not_before: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
@@ -215,10 +219,11 @@ class Worker:
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that is now the worker's, and the checkpoint it goes on from."""
+    """A job that is now the worker's, and the checkpoint it goes on from; attempts before it ran for `ran_seconds`."""
 
     job: Job
     resume: Checkpoint | None
+    ran_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

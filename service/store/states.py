@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Literal, get_args
 
 from acmix.errors import Reason
@@ -38,6 +39,7 @@ CANCELLED_BY_USER = Reason("cancelled_by_user", "a user cancelled it", "user")
 WORKER_LOST = Reason("worker_lost", "its worker was not heard of until the lease ran out", retryable=True)
 INTERNAL = Reason("internal", "the attempt failed and gave no reason")
 FIRST_BACKOFF_SECONDS = 5.0
+AGING_SECONDS = 600  # of waiting count as much as a point of priority
 
 
 def allowed_actions(status: Status) -> list[Action]:
@@ -48,6 +50,11 @@ def allowed_actions(status: Status) -> list[Action]:
 def allowed_dataset_actions(status: DatasetStatus) -> list[DatasetAction]:
     """What may be asked of a data set of this status."""
     return [action for action, statuses in DATASET_ACTIONS.items() if status in statuses]
+
+
+def turn_at(priority: int, queued_at: datetime) -> datetime:
+    """When a job's turn is, among those that wait: all of them age alike, so that their order never changes."""
+    return queued_at - timedelta(seconds=AGING_SECONDS * priority)
 
 
 @dataclass(frozen=True)

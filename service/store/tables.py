@@ -92,6 +92,7 @@ jobs = Table(
     Column("gpus", Integer),
     Column("created_at", UtcDateTime, nullable=False),
     Column("queued_at", UtcDateTime, nullable=False),
+    Column("turn_at", UtcDateTime, nullable=False),
     Column("not_before", UtcDateTime),
     Column("started_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
@@ -113,7 +114,7 @@ jobs = Table(
     Index(None, "kind", "id"),
     Index(None, "name", "id"),
 )
-Index("ix_jobs_claim_order", jobs.c.status, jobs.c.priority.desc(), jobs.c.queued_at, jobs.c.id)
+Index("ix_jobs_claim_order", jobs.c.status, jobs.c.turn_at, jobs.c.id)
 Index("ix_jobs_status_lease_expires_at", jobs.c.status, jobs.c.lease_expires_at)
 
 # The labels of `metadata` once more, a row each, so that a list can be filtered by them through an index.

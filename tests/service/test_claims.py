@@ -10,6 +10,8 @@ from tests.service.work import (
     claim,
     evaluation,
     let_lease_run_out,
+    let_run,
+    let_wait,
     metrics,
     rows,
     save,
@@ -46,6 +48,30 @@ def test_priority_goes_first_then_age(ledger: Ledger, reader: Reader) -> None:
     assert [job.id for job in reader.queue().data] == expected
     assert [reader.position(job_id) for job_id in expected] == [1, 2, 3, 4, 5]
     assert [claim(ledger).job.id for _ in expected] == expected
+
+
+def test_ten_minutes_of_waiting_count_as_much_as_a_point_of_priority(
+    ledger: Ledger, reader: Reader, engine: Engine
+) -> None:
+    """However many urgent ones come after it, a job's turn comes."""
+    waiting = [submit(ledger, priority=priority) for priority in (-100, 0, 1)]
+    for job in waiting:
+        let_wait(engine, job.id, minutes=25)
+    newer = [submit(ledger, priority=priority) for priority in (3, 2)]
+    expected = [waiting[2], newer[0], waiting[1], newer[1], waiting[0]]
+    assert [job.id for job in reader.queue().data] == [job.id for job in expected]
+    assert [claim(ledger).job.id for _ in expected] == [job.id for job in expected]
+
+
+def test_a_claim_tells_how_long_the_attempts_before_it_ran(ledger: Ledger, engine: Engine) -> None:
+    submit(ledger)
+    first = claim(ledger)
+    assert first.ran_seconds == 0
+    let_run(engine, first.job.id, seconds=100)
+    ledger.finish(first.job.id, 1, Outcome("drained"))
+    let_run(engine, claim(ledger).job.id, seconds=20)
+    ledger.finish(first.job.id, 2, Outcome("lost"))
+    assert claim(ledger).ran_seconds == pytest.approx(120, abs=5)
 
 
 def test_a_job_that_needs_more_gpus_than_are_free_waits(ledger: Ledger) -> None:

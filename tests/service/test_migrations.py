@@ -1,11 +1,20 @@
 from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect, text
 
 from service.store.database import _migrations, connect, is_current, migrate, writing
+from service.store.reading import Reader
 from service.store.tables import metadata
 from tests.service.work import at_once
+
+OLD_JOB = """
+    INSERT INTO jobs (id, kind, name, status, spec, resolved_spec, metadata, attempt, failures, losses, priority,
+                      created_at, queued_at, last_event, last_log_line)
+    VALUES (:id, 'train', '', 'queued', '{}', '{}', '{}', 0, 0, 0, :priority,
+            '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z', 0, 0)
+"""
 
 
 def test_migrations_make_the_tables_that_the_code_names(empty_database_url: str) -> None:
@@ -41,12 +50,31 @@ def test_processes_that_start_at_once_migrate_once(empty_database_url: str) -> N
         engine.dispose()
 
 
+def test_jobs_queued_before_priority_aged_keep_their_order(empty_database_url: str) -> None:
+    engine = connect(empty_database_url)
+    with writing(engine).begin() as connection:
+        _upgrade(connection, "0005")
+        for name, priority in (("first", 0), ("urgent", 1), ("last", -1)):
+            connection.execute(text(OLD_JOB), {"id": name, "priority": priority})
+        _upgrade(connection, "head")
+    assert [job.id for job in Reader(engine).queue().data] == ["urgent", "first", "last"]
+    engine.dispose()
+
+
 def test_downgrading_leaves_no_table(empty_database_url: str) -> None:
     engine = connect(empty_database_url)
     migrate(engine)
     with writing(engine).begin() as connection:
-        config = _migrations()
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+        command.downgrade(_config(connection), "base")
     assert set(inspect(engine).get_table_names()) == {"alembic_version"}
     engine.dispose()
+
+
+def _upgrade(connection: Connection, revision: str) -> None:
+    command.upgrade(_config(connection), revision)
+
+
+def _config(connection: Connection) -> Config:
+    config = _migrations()
+    config.attributes["connection"] = connection
+    return config

@@ -4,17 +4,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, text
+from sqlalchemy import ColumnElement, Engine, Table, func, select, text, update
 
 from acmix import spec
 from acmix.events import Event
-from service.store.database import clock
+from service.store.database import clock, writing
 from service.store.ids import new_id
 from service.store.ledger import Ledger
 from service.store.rows import Checkpoint, Claim, Job
-from service.store.tables import metadata
+from service.store.tables import attempts, jobs, metadata
 
 T = TypeVar("T")
 
@@ -109,6 +110,18 @@ def let_backoff_pass(engine: Engine, job_id: str) -> None:
     _set_to_the_past(engine, "not_before", job_id)
 
 
+def let_wait(engine: Engine, job_id: str, *, minutes: float) -> None:
+    """As if a queued job had been there for so long already."""
+    _set_back(engine, jobs, jobs.c.id == job_id, ("queued_at", "turn_at"), timedelta(minutes=minutes))
+
+
+def let_run(engine: Engine, job_id: str, *, seconds: float) -> None:
+    """As if its newest attempt had begun so much earlier."""
+    newest = select(func.max(attempts.c.number)).where(attempts.c.job == job_id).scalar_subquery()
+    mine = (attempts.c.job == job_id) & (attempts.c.number == newest)
+    _set_back(engine, attempts, mine, ("started_at",), timedelta(seconds=seconds))
+
+
 def rows(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
     """Every row of every table, to compare before and after."""
     with engine.connect() as connection:
@@ -145,6 +158,15 @@ def until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"the condition did not come true within {seconds} s"
         threading.Event().wait(0.01)
+
+
+def _set_back(
+    engine: Engine, table: Table, which: ColumnElement[bool], columns: Sequence[str], span: timedelta
+) -> None:
+    with writing(engine).begin() as connection:
+        found = connection.execute(select(*(table.c[name] for name in columns)).where(which)).mappings().one()
+        earlier = {name: found[name] - span for name in columns}
+        connection.execute(update(table).where(which).values(**earlier))
 
 
 def _set_to_the_past(engine: Engine, column: str, job_id: str) -> None:
