@@ -1,6 +1,7 @@
 """The library by hand: `python -m acmix run spec.json --folder DIR`; or predict, plan, convert, inspect, catalog."""
 
 import argparse
+import faulthandler
 import json
 import logging
 import os
@@ -156,6 +157,8 @@ def _convert(arguments: argparse.Namespace, out: TextIO) -> int:
 
 def _run(arguments: argparse.Namespace, out: TextIO) -> int:
     """Exit status 0: succeeded, or stopped when asked; 1: failed, as the last event says."""
+    faulthandler.enable()  # where it stood goes to the log, should it crash
+    faulthandler.register(signal.SIGUSR1)  # or hang: whoever ends it asks first
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

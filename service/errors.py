@@ -17,6 +17,7 @@ from acmix.spec import pointer
 from service.store.database import AWAY
 from service.store.errors import (
     ArtifactNotFound,
+    ArtifactsFull,
     CheckpointNotFound,
     DatasetConflict,
     DatasetNeeded,
@@ -74,6 +75,7 @@ def install(app: FastAPI) -> None:
     for conflict in (JobNotEnded, MoveRefused, WeightsNeeded, DatasetNeeded):
         app.add_exception_handler(conflict, _conflict)
     app.add_exception_handler(DatasetConflict, _dataset_conflict)
+    app.add_exception_handler(ArtifactsFull, _artifacts_full)
     app.add_exception_handler(IdempotencyKeyReused, _key_reused)
     for away in AWAY:
         app.add_exception_handler(away, _database_away)
@@ -178,6 +180,11 @@ def _dataset_conflict(request: Request, error: Any) -> JSONResponse:
     actions = allowed_dataset_actions(found.status)
     stands = {"dataset": found.id, "resource_status": found.status, "allowed_actions": actions}
     return problem(request, 409, error.code, str(error), headers=headers, **stands)
+
+
+def _artifacts_full(request: Request, error: Any) -> JSONResponse:
+    log.error("request %s: %s", request.state.request_id, error)
+    return problem(request, 507, "disk_full", "the service has no room left where it keeps its files")
 
 
 def _key_reused(request: Request, error: Any) -> JSONResponse:

@@ -1,5 +1,6 @@
 """Settings of every process, read once from the environment; nothing else reads it."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class Settings:
     lease_seconds: float
     cancel_grace_seconds: float
     stop_grace_seconds: float
+    stall_seconds: float
     max_failures: int
     max_losses: int
     idle_look_seconds: float
@@ -38,6 +40,7 @@ class Settings:
     max_weights_bytes: int
     max_dataset_bytes: int
     data_cache_bytes: int
+    planner_idle_seconds: float
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -52,6 +55,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         lease_seconds=_number(environ, "LEASE_SECONDS", 60.0, least=1, most=3600),
         cancel_grace_seconds=_number(environ, "CANCEL_GRACE_SECONDS", 5.0, least=0, most=3600),
         stop_grace_seconds=_number(environ, "STOP_GRACE_SECONDS", 8.0, least=0, most=3600),
+        stall_seconds=_number(environ, "STALL_SECONDS", 900.0, least=1, most=86400),
         max_failures=_number(environ, "MAX_FAILURES", 2, least=0, most=100),
         max_losses=_number(environ, "MAX_LOSSES", 5, least=0, most=100),
         idle_look_seconds=_number(environ, "ACMIX_IDLE_LOOK_SECONDS", 15.0, least=0.05, most=3600),
@@ -61,6 +65,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         max_weights_bytes=_number(environ, "MAX_WEIGHTS_BYTES", 4 * 2**30, least=1024, most=2**40),
         max_dataset_bytes=_number(environ, "MAX_DATASET_BYTES", 200 * 2**30, least=1024, most=2**50),
         data_cache_bytes=_number(environ, "DATA_CACHE_BYTES", 100 * 2**30, least=0, most=2**50),
+        planner_idle_seconds=_number(environ, "PLANNER_IDLE_SECONDS", math.inf, least=1, most=math.inf),
     )
 
 

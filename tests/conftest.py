@@ -36,6 +36,20 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests go to one process, which makes what they share once; all of the flow's to one, and first.
+
+    Theirs is the longest way, and two of their services side by side would be in each other's.
+    """
+    items.sort(key=lambda item: not _is_of_flow(item))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("flow" if _is_of_flow(item) else str(item.path)))
+
+
+def _is_of_flow(item: pytest.Item) -> bool:
+    return item.path.parent.name == "flow"
+
+
 @pytest.fixture(scope="session")
 def short_folder() -> Iterator[Path]:
     """A folder whose name is short enough for the path of a Unix socket, which may have 107 characters."""

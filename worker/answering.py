@@ -1,6 +1,7 @@
 """Requests from the store answered by one warm child process, which holds torch so that this one need not."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,12 +33,12 @@ class Answerer(Rounds):
 
     command: ClassVar[str]  # of `python -m acmix`
     what: ClassVar[str]  # what the child does, in messages
-    idle_seconds: ClassVar[float | None] = None
 
-    def __init__(self, requests: Requests, *, seconds: float) -> None:
+    def __init__(self, requests: Requests, *, seconds: float, idle_seconds: float = math.inf) -> None:
         super().__init__(self.command)
         self.requests = requests
         self.seconds = seconds  # what one answer may take
+        self.idle_seconds = idle_seconds
         self._child: ServingChild | None = None
         self._used_at = 0.0
         self._pause_seconds = FIRST_PAUSE_SECONDS
@@ -74,7 +75,7 @@ class Answerer(Rounds):
     def _round(self) -> None:
         """Answer what there is to answer, then wait for a ring."""
         try:
-            if self.idle_seconds is None or self.requests.is_waited_for():
+            if self.idle_seconds == math.inf or self.requests.is_waited_for():
                 self._answer_all(self._warm_child())
             elif self._child and time.monotonic() > self._used_at + self.idle_seconds:
                 self._end_child()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
@@ -49,6 +50,7 @@ class Child:
             env=environment(devices, threads),
             start_new_session=True,
         )
+        _have_killed_first(self.process.pid)
         self._events: queue.SimpleQueue[tuple[Event, int]] = queue.SimpleQueue()
         self._lines: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self._room = threading.Condition()
@@ -77,6 +79,10 @@ class Child:
         for reader in self._readers:
             reader.join(seconds)
 
+    def waits_to_be_heard(self) -> bool:
+        """Whether something that it said has not been taken."""
+        return self._waiting_bytes > 0
+
     def take_events(self, most: int) -> list[Event]:
         """Events in the order they were told, at most so many."""
         return self._take(self._events, most)
@@ -89,6 +95,11 @@ class Child:
         """SIGTERM to the process alone: it finishes its step, saves and ends its own children."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+
+    def tell_where_it_stands(self) -> None:
+        """SIGUSR1: it logs the stacks of its threads."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGUSR1)
 
     def kill(self) -> None:
         """SIGKILL to the whole group; what the process left behind goes too."""
@@ -145,6 +156,12 @@ def environment(devices: Sequence[Device], threads: int) -> dict[str, str]:
     inherited["CUDA_VISIBLE_DEVICES"] = ",".join(_cuda_name(device) for device in devices)
     inherited["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what deterministic matrix products ask for
     return inherited
+
+
+def _have_killed_first(pid: int) -> None:
+    """Where memory runs out, the run goes, not the worker, the broker or the database beside it."""
+    with suppress(OSError):  # only Linux has it
+        Path(f"/proc/{pid}/oom_score_adj").write_text("500")
 
 
 def _readable(line: bytes) -> str:

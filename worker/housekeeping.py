@@ -29,7 +29,8 @@ class Housekeeper:
         self.queue = backend.queue
         self.requests = (backend.plans, backend.predictions)
         self.inspector = Inspector(backend, inspect_command)
-        self.helpers = (Planner(backend.plans), Predictor(backend), self.inspector)
+        planner = Planner(backend.plans, idle_seconds=self.settings.planner_idle_seconds)
+        self.helpers = (planner, Predictor(backend), self.inspector)
         self._rung = threading.Event()
         self._draining = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)

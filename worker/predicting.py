@@ -27,10 +27,9 @@ STALE_SECONDS = 3600.0  # then a folder is one that a killed housekeeper left
 class Predictor(Answerer):
     command = "predict"
     what = "predicts"
-    idle_seconds = IDLE_SECONDS
 
     def __init__(self, backend: Backend) -> None:
-        super().__init__(backend.predictions, seconds=PREDICTION_SECONDS)
+        super().__init__(backend.predictions, seconds=PREDICTION_SECONDS, idle_seconds=IDLE_SECONDS)
         self.predictions = backend.predictions
         self.reader = backend.reader
         self.artifacts = backend.artifacts

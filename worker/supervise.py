@@ -4,33 +4,36 @@ Training goes on while the database is away: what the child says waits in memory
 Every write is fenced by the attempt's number; when the ledger refuses one, the child is killed and nothing is written.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, TypeVar
 
 from obstore.exceptions import BaseError
 
-from acmix import events, manifest
+from acmix import events, manifest, pulse
 from acmix.catalog import Device
-from acmix.errors import AcmixError, CheckpointIncompatible, Reason, WeightsMissing
+from acmix.errors import AcmixError, CheckpointIncompatible, DiskFull, Reason, WeightsMissing
 from acmix.events import Event
 from service.store import database
 from service.store.artifacts import MODEL
 from service.store.backend import Backend
-from service.store.errors import ArtifactNotFound, CheckpointNotFound, LeaseLost, WeightsNotFound
+from service.store.errors import ArtifactNotFound, ArtifactsFull, CheckpointNotFound, LeaseLost, WeightsNotFound
 from service.store.ids import new_id
-from service.store.rows import Checkpoint, Claim, Outcome
+from service.store.rows import Checkpoint, Claim, Outcome, Wish
+from worker import exits
 from worker.child import Child
 from worker.data_cache import DataCache, GivenUp
+from worker.ending import Ending, Signs
+from worker.exits import Exit
 from worker.inspection_child import INSPECT
 
 log = logging.getLogger(__name__)
@@ -40,13 +43,14 @@ RECORD_EVENTS = 500
 WISH_SECONDS = 1.0
 RENEWALS_A_LEASE = 12
 TICK_SECONDS = 0.1
+STALLED_GRACE_SECONDS = 2.0  # to tell where it stands
 EXIT_SECONDS = 10.0  # from its last word to its end: a run may hang in taking itself down
 WRITING_SECONDS = 3.0  # of the grace of a stop, for what is left to write when the run has ended
 
 # The database or the files do not answer now; a write that the database answers with "impossible" is none of these.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 AWAY = (*database.AWAY, OSError, BaseError)
 T = TypeVar("T")
-Cause = Literal["cancel", "pause", "drain", "max_runtime"]
 
 
 class Supervisor:
@@ -67,19 +71,20 @@ class Supervisor:
         self.artifacts = backend.artifacts
         self.data_cache = DataCache(backend, inspect_command)
         self.job = claim.job
+        self.ran_seconds = claim.ran_seconds
         self.devices = devices
         self.threads = threads
         self.draining = draining
         self.attempts_folder = backend.settings.data_folder / "attempts" / claim.job.id
         self.folder = self.attempts_folder / f"attempt-{claim.job.attempt}"
-        self.cause: Cause | None = None
-        self.killed = False
         self.last_status: Event | None = None
+        self._child: Child | None = None
         self._unrecorded: list[Event] = []
         self._unlogged: list[str] = []
         self._checkpoint_ids: dict[int, str] = {}  # a commit that is tried again is the same commit
-        self._due = {"record": 0.0, "renew": 0.0, "wish": 0.0}
-        self._kill_at = float("inf")
+        self._due = {"record": 0.0, "renew": 0.0, "wish": 0.0, "memory": 0.0}
+        self._memory_kills = exits.kills_for_memory()
+        self._silent_seconds = 0.0
 
     def run(self) -> None:
         """See the attempt through. Returns when the ledger knows how it ended, or has taken the job away."""
@@ -97,7 +102,7 @@ class Supervisor:
 
     def _attempt(self) -> Outcome:
         """From the checkpoints to how the run ended. A fault of ours is an outcome too, not a lease left to run out."""
-        child, held = None, ExitStack()
+        held = ExitStack()
         try:
             self._patiently(self._fetch_checkpoints)
             weights = self._patiently(self._fetch_weights)
@@ -105,8 +110,9 @@ class Supervisor:
             while not child.has_ended():
                 child.wait(TICK_SECONDS)
                 self._tick(child)
+            memory_ran_out = exits.kills_for_memory() > self._memory_kills
             self._record_rest(child)
-            return self._outcome(child.process.returncode)
+            return self._outcome(child.process.returncode, memory_ran_out=memory_ran_out)
         except LeaseLost:
             raise
         except GivenUp:
@@ -118,8 +124,8 @@ class Supervisor:
             fault = f"the worker failed: {type(error).__name__}: {error}"[:1000]
             return Outcome("failed", Reason("internal", fault, retryable=True))
         finally:
-            if child:
-                child.close()
+            if self._child:
+                self._child.close()
             held.close()
 
     def _fetch_checkpoints(self) -> None:
@@ -203,7 +209,10 @@ class Supervisor:
         spec = self.folder / "spec.json"
         spec.write_text(json.dumps(self.job.resolved_spec))
         self._started = time.monotonic()
-        return Child(spec, self.folder, self.settings.data_root, self.devices, self.threads, weights, dataset_folder)
+        child = Child(spec, self.folder, self.settings.data_root, self.devices, self.threads, weights, dataset_folder)
+        self._child, self._ending = child, Ending(child)
+        self._signs = Signs(self.folder / pulse.FILE, patience_seconds=self.settings.stall_seconds)
+        return child
 
     def _checkpoint_folder(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:09d}"
@@ -211,15 +220,22 @@ class Supervisor:
     def _tick(self, child: Child) -> None:
         """What is due: record, renew, look for wishes, end what must end. The database may be away."""
         self._end_if_due(child)
+        if self._is_due("memory", RECORD_SECONDS) and not child.has_ended():
+            self._memory_kills = exits.kills_for_memory()
         try:
             if self._is_due("record", RECORD_SECONDS):
                 self._record(child)
-            if self._is_due("renew", self.settings.lease_seconds / RENEWALS_A_LEASE):
-                self._heed(child, self.ledger.heartbeat(self.job.id, self.job.attempt))
-            elif self._is_due("wish", WISH_SECONDS):
-                self._heed(child, self.ledger.wish(self.job.id, self.job.attempt))
+            self._heed(self._wish())
         except AWAY as error:
             log.warning("%s: could not be recorded now, training goes on: %s", self.job.id, error)
+
+    def _wish(self) -> Wish | None:
+        """Renew the lease, or only look what is wished of the job, when that is due."""
+        if self._is_due("renew", self.settings.lease_seconds / RENEWALS_A_LEASE):
+            return self.ledger.heartbeat(self.job.id, self.job.attempt)
+        if self._is_due("wish", WISH_SECONDS):
+            return self.ledger.wish(self.job.id, self.job.attempt)
+        return None
 
     def _is_due(self, what: str, every_seconds: float) -> bool:
         now = time.monotonic()
@@ -228,26 +244,30 @@ class Supervisor:
         self._due[what] = now + every_seconds
         return True
 
-    def _heed(self, child: Child, wish: Literal["cancel", "pause"] | None) -> None:
-        if wish:
-            self._end(child, wish, self.settings.cancel_grace_seconds)
+    def _heed(self, wish: Wish | None) -> None:
+        if wish and self._child:
+            self._ending.ask(wish, self.settings.cancel_grace_seconds)
 
     def _end_if_due(self, child: Child) -> None:
         limit = self.job.resolved_spec["resources"]["max_runtime_seconds"]
-        if limit is not None and time.monotonic() - self._started > limit:
-            self._end(child, "max_runtime", self.settings.cancel_grace_seconds)
+        if limit is not None and self.ran_seconds + time.monotonic() - self._started > limit:
+            self._ending.ask("max_runtime", self.settings.cancel_grace_seconds)
         if self.draining.is_set():
-            self._end(child, "drain", max(0.0, self.settings.stop_grace_seconds - WRITING_SECONDS))
-        if time.monotonic() > self._kill_at:
-            self.killed = True
-            child.kill()
+            self._ending.ask("drain", max(0.0, self.settings.stop_grace_seconds - WRITING_SECONDS))
+        if self._is_stalled(child):
+            child.tell_where_it_stands()
+            self._ending.ask("stalled", STALLED_GRACE_SECONDS)
+        self._ending.kill_if_due()
 
-    def _end(self, child: Child, cause: Cause, grace_seconds: float) -> None:
-        """Ask the child to end, once; after the grace, the shortest of several, its whole group is killed."""
-        self._kill_at = min(self._kill_at, time.monotonic() + grace_seconds)
-        if self.cause is None:
-            self.cause = cause
-            child.ask_to_stop()
+    def _is_stalled(self, child: Child) -> bool:
+        """Whether it hangs. One that cannot be heard, since its words cannot be recorded now, does not."""
+        if self._unrecorded or self._unlogged or child.waits_to_be_heard():
+            self._signs.heard()
+        silent_seconds = self._signs.silent_seconds()
+        if silent_seconds is None or self._ending.cause == "stalled":
+            return False
+        self._silent_seconds = silent_seconds
+        return True
 
     def _record(self, child: Child) -> None:
         """Write what the child said. What could not be written stays and comes first the next time."""
@@ -276,7 +296,7 @@ class Supervisor:
         """The child's last word is for `_outcome`; the ledger writes the status event itself."""
         if event.type == "status" and event.data["status"] != "running":
             self.last_status = event
-            self._kill_at = min(self._kill_at, time.monotonic() + EXIT_SECONDS)
+            self._ending.within(EXIT_SECONDS)
             return True
         return False
 
@@ -303,6 +323,10 @@ class Supervisor:
             log.info("%s: the checkpoint of step %s made way for a newer one", self.job.id, data["step"])
             self.artifacts.delete_prefix(checkpoint.key)
             return
+        except ArtifactsFull:
+            self.artifacts.delete_prefix(checkpoint.key)
+            self._do_without(data)
+            return
         removed = self.ledger.commit_checkpoint(
             self.job.id,
             self.job.attempt,
@@ -316,23 +340,36 @@ class Supervisor:
         for gone in removed:
             self.artifacts.delete_prefix(gone.key)
 
+    def _do_without(self, unstored: Mapping[str, Any]) -> None:
+        """Training goes on without a checkpoint that found no room; DiskFull where it is the last one."""
+        fault = f"there is no room to store the checkpoint of step {unstored['step']}"
+        if unstored["kind"] == "epoch" and unstored["epoch"] == self.job.resolved_spec["training"]["epochs"]:
+            raise DiskFull(fault, hint="free some space where the files are kept; the job then goes on by itself")
+        told = events.warning(DiskFull.code, f"{fault}; training goes on", step=unstored["step"])
+        self.ledger.record(self.job.id, self.job.attempt, [told])
+
     @contextmanager
     def _lease_kept(self) -> Iterator[threading.Event]:
         """Renew it from a thread meanwhile: a large checkpoint may take longer than a lease to fetch or to store.
 
-        The event is set once the job is wished to end or is another's; the next write tells which.
+        A run that is to end does so in that time too. The event is set once the job is wished to end or is another's;
+        the next write tells which.
         """
         over, to_end = threading.Event(), threading.Event()
 
         def renew() -> None:
-            while not over.wait(self.settings.lease_seconds / RENEWALS_A_LEASE):
+            while not over.wait(TICK_SECONDS):
                 try:
-                    if self.ledger.heartbeat(self.job.id, self.job.attempt):
+                    if wish := self._wish():
                         to_end.set()
+                        self._heed(wish)
                 except LeaseLost:
                     to_end.set()
+                    return
                 except AWAY:
-                    continue
+                    pass
+                if self._child:
+                    self._end_if_due(self._child)
 
         renewal = threading.Thread(target=renew, daemon=True)
         renewal.start()
@@ -364,6 +401,8 @@ class Supervisor:
             try:
                 return act()
             except AWAY as error:
+                if isinstance(error, OSError) and error.errno in FULL:
+                    raise DiskFull(f"the worker's disk is full: {error}") from error
                 log.warning("%s: tried again in a second: %s", self.job.id, error)
             if self.draining.is_set():
                 give_up_at = min(give_up_at, time.monotonic() + self.settings.stop_grace_seconds)
@@ -381,27 +420,15 @@ class Supervisor:
             if self.ledger.wish(self.job.id, self.job.attempt) is None:
                 self.ledger.heartbeat(self.job.id, self.job.attempt)
 
-    def _outcome(self, returncode: int) -> Outcome:
-        """How the attempt ended: what the child said, else what its exit says."""
-        exit_code, number = (returncode, None) if returncode >= 0 else (None, -returncode)
-        said = self.last_status.data["status"] if self.last_status else None
-        if said == "succeeded":
-            return Outcome("succeeded", None, exit_code, number)
-        if said == "failed" and self.last_status:
-            return Outcome("failed", Reason(**self.last_status.data["reason"]), exit_code, number)
-        asked_early = self.cause is not None and number == signal.SIGTERM  # it did not listen yet
-        if said == "stopped" or self.killed or asked_early:
-            return self._outcome_of_cause(exit_code, number)
-        if number is not None:
-            name = signal.Signals(number).name
-            return Outcome("lost", Reason("worker_lost", f"the run was ended by {name}", retryable=True), None, number)
-        reason = Reason("internal", f"the run left with exit code {exit_code} and no word why", retryable=True)
-        return Outcome("failed", reason, exit_code, None)
-
-    def _outcome_of_cause(self, exit_code: int | None, number: int | None) -> Outcome:
-        """A wish is the ledger's to fulfil: it may have been taken back meanwhile."""
-        if self.cause == "max_runtime":
-            limit = self.job.resolved_spec["resources"]["max_runtime_seconds"]
-            reason = Reason("max_runtime_exceeded", f"max_runtime_seconds={limit} is over", "user")
-            return Outcome("failed", reason, exit_code, number)
-        return Outcome("drained", None, exit_code, number)
+    def _outcome(self, returncode: int, *, memory_ran_out: bool) -> Outcome:
+        return exits.outcome(
+            Exit(
+                returncode,
+                self.last_status,
+                self._ending.cause,
+                killed=self._ending.killed,
+                memory_ran_out=memory_ran_out,
+                max_runtime_seconds=self.job.resolved_spec["resources"]["max_runtime_seconds"],
+                silent_seconds=self._silent_seconds,
+            )
+        )

@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from acmix.weights import ABOUT
 
 MODEL, STATE, RECORD = "model.safetensors", "state.safetensors", "state.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+RESERVE_BYTES = 2**30  # of the disk are left to others
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def save(
             order of chance, and equal runs must leave equal files.
 
     Raises:
-        DiskFull: nothing is left behind.
+        DiskFull: less than a gigabyte would be left, once it is here and copied to a store on the same disk; or the
+            disk was full. Nothing is left behind.
     """
     parent.mkdir(parents=True, exist_ok=True)
     final, temporary = path_of(parent, step), parent / f".writing-{step:09d}-{os.getpid()}"
@@ -85,6 +87,7 @@ def save(
             tensors: dict[str, Tensor] = {}
             record = {"epoch": epoch, "step": step, "kind": kind, "metrics": dict(metrics)}
             record["state"] = _pack(state, "", tensors)
+            _check_room(parent, (*weights.values(), *tensors.values()))
             save_file(
                 {name: tensor.contiguous() for name, tensor in weights.items()},
                 temporary / MODEL,
@@ -166,6 +169,14 @@ def _put_in_place(temporary: Path, final: Path) -> None:
 def _rename_over(folder: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)
+
+
+def _check_room(parent: Path, tensors: Iterable[Tensor]) -> None:
+    needed = 2 * sum(tensor.nbytes for tensor in tensors) + RESERVE_BYTES
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        hint = f"free some space and resume: {needed:,} bytes would do"
+        raise DiskFull(f"no room for a checkpoint: {free:,} bytes are free where {parent} lies", hint=hint)
 
 
 def _is_full(error: OSError | SafetensorError) -> bool:

@@ -16,6 +16,7 @@ from acmix.datasets._contract import ImageFacts, SplitName
 from acmix.errors import DiskFull, Diverged, OptionInvalid
 from acmix.events import Event
 from acmix.mixers import ACmixLayer
+from acmix.pulse import Pulse
 from acmix.spec import JobSpec
 from acmix.tasks._contract import Batch, Evaluation, Task, is_better
 from acmix.training import checkpoint, trace
@@ -49,6 +50,7 @@ class Run:
     batches_an_epoch: int
     metric: str
     stop_requested: Callable[[], bool]
+    pulse: Pulse
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -141,6 +143,7 @@ def _train_epoch(run: Run) -> Iterator[Event]:
     first_batch, batches = state.batch, run.training(state.epoch, state.batch)
     try:
         for batch_number, batch in enumerate(batches, start=first_batch + 1):
+            run.pulse.beat()
             group.append(to_device(batch, run.device))
             if len(group) < training.accumulate_batches and batch_number < run.batches_an_epoch:
                 continue
@@ -178,7 +181,7 @@ def _step(run: Run, group: list[Batch], log: "_Log") -> Iterator[Event]:
             with autocast(run):
                 loss, figures = run.task.step(state.model, batch)
             if run.device.type == "cpu" and not math.isfinite(loss.item()):
-                raise _diverged(run, batch, this_step)
+                raise _diverged(run, batch, loss.item(), this_step)
             state.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             shown = {name: shown.get(name, 0) + value * share for name, value in figures.items()}
     if traced and state.step == 0:
@@ -295,6 +298,7 @@ def _until_stopped(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
     for batch in batches:
         if run.stop_requested():
             raise Stopped
+        run.pulse.beat()
         yield to_device(batch, run.device)
 
 
@@ -345,14 +349,14 @@ def _thin_out(run: Run, *, keep_best: int, keep_latest: int) -> None:
     checkpoint.retain(run.checkpoints, f"val/{run.metric}", keep_best=keep_best, keep_latest=keep_latest)
 
 
-def _diverged(run: Run, batch: Batch, step: int) -> Diverged:
+def _diverged(run: Run, batch: Batch, loss: float, step: int) -> Diverged:
     """Names the first layer whose output on this batch is not finite."""
-    culprits: list[str] = []
+    culprits: list[tuple[str, float]] = []
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not bool(output.isfinite().all()):
-                culprits.append(name)
+            if isinstance(output, Tensor) and not bool((finite := output.isfinite()).all()):
+                culprits.append((name, output[~finite][0].item()))
 
         return hook
 
@@ -365,10 +369,8 @@ def _diverged(run: Run, batch: Batch, step: int) -> Diverged:
     finally:
         for hook in hooks:
             hook.remove()
-    where = (
-        f"{culprits[0]} is the first layer whose output is not finite" if culprits else "every layer's output is finite"
-    )
-    return Diverged(f"the loss is not finite at step {step}: {where}", hint=_divergence_hint(run))
+    where = f"{culprits[0][0]} produced {culprits[0][1]}, the first layer to" if culprits else "every layer is finite"
+    return Diverged(f"the loss is {loss} at step {step}: {where}", hint=_divergence_hint(run))
 
 
 def _divergence_hint(run: Run) -> str:
@@ -378,4 +380,4 @@ def _divergence_hint(run: Run) -> str:
         tries.append('precision "bf16"')
     if training.clip_norm is None:
         tries.append("clip_norm")
-    return f"try {' or '.join(tries)}"
+    return f"precision is {training.precision}; try {' or '.join(tries)}"

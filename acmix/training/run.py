@@ -28,6 +28,7 @@ from acmix.errors import (
 )
 from acmix.events import Event
 from acmix.model import build, trunk_of
+from acmix.pulse import Pulse
 from acmix.spec import Choice, JobSpec
 from acmix.tasks._contract import Task
 from acmix.training import checkpoint, data, loop, optimizer, schedule
@@ -69,9 +70,24 @@ def run(
         hint = "a smaller batch_size, or accumulate_batches to keep its effect"
         raise OutOfDeviceMemory(str(error).split(". ")[0], hint=hint) from error
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-            raise OutOfHostMemory("this machine's memory does not suffice", hint="a smaller batch_size") from error
+        if lack := _lack_of_memory(error):
+            raise lack from error
         raise
+
+
+def _lack_of_memory(error: MemoryError | RuntimeError) -> OutOfHostMemory | None:
+    """What torch tells in words alone: it has no exceptions of its own for these."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return OutOfHostMemory("this machine's memory does not suffice", hint="a smaller batch_size")
+    if "killed by signal: Bus error" in str(error):
+        return OutOfHostMemory(
+            "a loader worker found no shared memory left", hint="a larger /dev/shm, or fewer loader_workers"
+        )
+    if "killed by signal: Killed" in str(error):
+        return OutOfHostMemory(
+            "a loader worker was killed, as is done where memory runs out", hint="fewer loader_workers"
+        )
+    return None
 
 
 def reason_of(error: BaseException) -> Reason:
@@ -266,6 +282,7 @@ def _prepare(
         batches_an_epoch=batches,
         metric=_metric(spec, task),
         stop_requested=stop.is_set,
+        pulse=Pulse(folder),
     )
     return setup, fit
 

@@ -1,16 +1,18 @@
 """Files of jobs, below keys such as jobs/ID/checkpoints/ID: a folder of this machine or S3 by the same interface."""
 
+import errno
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from service.store.errors import ArtifactExists, ArtifactNotFound
+from service.store.errors import ArtifactExists, ArtifactNotFound, ArtifactsFull
 
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"  # of a checkpoint's folder and of uploaded weights
@@ -29,7 +31,11 @@ class Artifacts:
     def put_folder(self, key: str, folder: Path) -> None:
         """Store every file of a folder below `key`, the manifest last: its presence means that all are there.
 
-        Doing it again with the same manifest changes nothing; ArtifactExists if another one is there.
+        Doing it again with the same manifest changes nothing.
+
+        Raises:
+            ArtifactExists: another manifest is there.
+            ArtifactsFull: the disk is full; what was stored below `key` before is not removed.
         """
         manifest = folder / MANIFEST
         if self._is_stored(f"{key}/{MANIFEST}", manifest.read_bytes()):
@@ -37,14 +43,15 @@ class Artifacts:
         others = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != manifest)
         for path in (*others, manifest):
             stored = f"{key}/{path.relative_to(folder).as_posix()}"
-            with path.open("rb") as file:
+            with path.open("rb") as file, _telling_full(key):
                 obstore.put(self._store, stored, file, mode="create" if path == manifest else "overwrite")
-            self._sync(stored)
+                self._sync(stored)
 
     def put_file(self, key: str, file: BinaryIO) -> None:
-        """Store what an open file holds from where it stands."""
-        obstore.put(self._store, key, file, max_concurrency=FILE_BLOCKS)
-        self._sync(key)
+        """Store what an open file holds from where it stands; ArtifactsFull."""
+        with _telling_full(key):
+            obstore.put(self._store, key, file, max_concurrency=FILE_BLOCKS)
+            self._sync(key)
 
     def fetch_file(self, key: str, target: Path) -> None:
         """Copy one file; ArtifactNotFound."""
@@ -121,6 +128,18 @@ class Artifacts:
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
+
+
+@contextmanager
+def _telling_full(key: str) -> Iterator[None]:
+    """obstore has the number of the system's error in its message alone."""
+    try:
+        yield
+    except (OSError, BaseError) as error:
+        numbers = (errno.ENOSPC, errno.EDQUOT)
+        if getattr(error, "errno", None) in numbers or any(f"(os error {number})" in str(error) for number in numbers):
+            raise ArtifactsFull(key) from error
+        raise
 
 
 def _local(folder: Path) -> ObjectStore:

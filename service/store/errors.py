@@ -145,6 +145,14 @@ class ArtifactNotFound(Exception):
         self.key = key
 
 
+class ArtifactsFull(Exception):
+    """Where the files are kept no more can be stored."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"there is no room to store {key[:200]!r}")
+        self.key = key
+
+
 class ArtifactExists(Exception):
     """A folder of artifacts is written once."""
 

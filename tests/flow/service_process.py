@@ -19,6 +19,7 @@ from service.launcher import free_port
 
 T = TypeVar("T")
 QUICK = {"LEASE_SECONDS": "3", "ACMIX_SWEEP_SECONDS": "0.3", "ACMIX_IDLE_LOOK_SECONDS": "1"}
+UNPLANNED = {"PLANNER_IDLE_SECONDS": "600"}  # nobody asks for a plan: a warm planner would take half a minute of a core
 
 
 class Up:
@@ -98,7 +99,7 @@ class Up:
 @contextmanager
 def up(data: Path, *arguments: str, **environment: str) -> Iterator[Up]:
     """A service on a data folder, ready; ended at the end, with its logs shown if it would not end."""
-    service = Up(data, {**QUICK, **environment}, *arguments)
+    service = Up(data, {**QUICK, **UNPLANNED, **environment}, *arguments)
     try:
         service.wait_ready()
         yield service
