@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -20,11 +19,11 @@ from service.store.rows import Attempt, Job
 from tests.disks import small_disk
 from tests.flow.service_process import small_job
 from tests.service.work import claim, let_lease_run_out, submit, until
-from tests.worker.runs import Attempts, runs
+from tests.worker.runs import Attempts, is_gone, runs
 
 StandIn = Callable[[str], None]
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-GIGABYTE = 2**30
+ADDRESS_SPACE_BYTES = 4 * 2**30  # torch alone maps over three
 
 
 # The library's own run
@@ -39,7 +38,7 @@ def test_a_loss_that_is_not_finite_names_layer_step_and_what_to_try(backend: Bac
 
 
 def test_data_that_are_not_there_are_named(backend: Backend, attempts: Attempts) -> None:
-    spec = {**small_job(), "dataset": {"name": "image_folder", "options": {"path": "nowhere"}}}
+    spec = {**small_job(), "dataset": {"name": "image_folder", "options": {"folder": "nowhere"}}}
     reason, _ = reason_of(backend, attempts, spec)
     assert (reason.code, reason.blame, reason.retryable) == ("dataset_missing", "data", False)
     assert "nowhere" in reason.message
@@ -47,7 +46,10 @@ def test_data_that_are_not_there_are_named(backend: Backend, attempts: Attempts)
 
 def test_a_truncated_image_is_named(backend: Backend, attempts: Attempts) -> None:
     broken = image_tree(backend.settings.data_root / "pets")
-    spec = {**small_job(batch_size=4), "dataset": {"name": "image_folder", "options": {"path": "pets", "image_px": 8}}}
+    spec = {
+        **small_job(batch_size=4),
+        "dataset": {"name": "image_folder", "options": {"folder": "pets", "image_px": 8}},
+    }
     broken.write_bytes(broken.read_bytes()[:-40])
     reason, _ = reason_of(backend, attempts, spec)
     assert (reason.code, reason.blame, reason.retryable) == ("dataset_corrupt", "data", False)
@@ -62,12 +64,14 @@ def test_sizes_that_do_not_go_together_are_named(backend: Backend, attempts: Att
     assert "heads=3 does not divide" in reason.message
 
 
-def test_memory_that_does_not_suffice_blames_the_spec(backend: Backend, attempts: Attempts) -> None:
-    """Of the run's address space, so much is left as a small batch would take."""
-    spec = small_job(batch_size=1024, epochs=3)
-    spec["backbone"]["options"]["width"] = 1.0
-    with meanwhile_bounded(200 * 2**20):
-        reason, attempt = reason_of(backend, attempts, spec)
+def test_memory_that_does_not_suffice_blames_the_spec(stand_in: StandIn, backend: Backend, attempts: Attempts) -> None:
+    """The library's run, in an address space that is bounded."""
+    bound = f"resource.setrlimit(resource.RLIMIT_AS, ({ADDRESS_SPACE_BYTES}, {ADDRESS_SPACE_BYTES}))"
+    library = "os.chdir('/')\nos.execv(sys.executable, [sys.executable, '-m', 'acmix', *sys.argv[1:]])"
+    stand_in(f"import resource\n{bound}\n{library}")
+    spec = small_job(batch_size=1257, epochs=1)
+    spec["backbone"]["options"]["width"] = 2.0
+    reason, attempt = reason_of(backend, attempts, spec)
     assert (reason.code, reason.blame, reason.retryable) == ("out_of_memory_host", "user", False)
     assert reason.hint == "a smaller batch_size"
     assert (attempt.exit_code, attempt.signal) == (1, None)
@@ -86,9 +90,9 @@ def test_a_full_disk_is_tried_again_later(tmp_path: Path, backend: Backend, atte
 
 def test_a_store_that_is_full_fails_the_job_at_its_last_checkpoint_alone(backend: Backend, attempts: Attempts) -> None:
     with small_disk(backend.settings.data_folder / "artifacts", size_bytes=100_000):
-        job = submit(backend.ledger, **small_job(epochs=3, limit_train_batches=2))
+        job = submit(backend.ledger, **small_job(epochs=3, limit_train_batches=2, checkpoints={"keep_latest": 3}))
         attempts.see_through(claim(backend.ledger))
-        assert backend.artifacts.prefixes(f"jobs/{job.id}/checkpoints") == []
+        assert [path for path in (backend.settings.data_folder / "artifacts").rglob("*") if path.is_file()] == []
     after, reason, _ = how_it_ended(backend, job)
     assert (reason.code, reason.retryable, after.status) == ("disk_full", True, "queued")
     warned = backend.reader.events(job.id, types=["warning"])
@@ -115,19 +119,21 @@ def test_weights_that_are_not_as_stored_are_refused(backend: Backend, attempts: 
 
 
 def test_a_run_that_hangs_is_ended_and_tells_where_it_stood(backend: Backend, attempts: Attempts) -> None:
-    """Its data come from a pipe that nobody writes to."""
-    broken = image_tree(backend.settings.data_root / "pets")
-    broken.unlink()
-    os.mkfifo(broken)
-    impatient = replace(backend, settings=replace(backend.settings, stall_seconds=2.0))
-    options = {"path": "pets", "image_px": 8}
-    job = submit(backend.ledger, **{**small_job(), "dataset": {"name": "image_folder", "options": options}})
-    attempts.begin(claim(backend.ledger), impatient).result(60)
+    """The process that loads its data stands still."""
+    impatient = replace(backend, settings=replace(backend.settings, stall_seconds=12.0))
+    job = submit(backend.ledger, **small_job(epochs=1, batch_size=4, loader_workers=1))
+    attempt_under_way = attempts.begin(claim(backend.ledger), impatient)
+    until(lambda: bool(backend.reader.metrics(job.id)), seconds=60)
+    [run] = runs()
+    [loader] = psutil.Process(run).children()
+    loader.suspend()
+    attempt_under_way.result(60)
     after, reason, attempt = how_it_ended(backend, job)
     assert (reason.code, reason.blame, reason.retryable) == ("stalled", "platform", True)
     assert (after.status, after.failures, after.losses) == ("queued", 1, 0)
     assert attempt.signal == signal.SIGKILL
     assert any("most recent call first" in line for _, line in backend.reader.log_lines(job.id))
+    until(lambda: is_gone(loader.pid))
 
 
 # Scripts in its place
@@ -137,7 +143,7 @@ def test_a_run_that_works_slowly_is_not_ended(stand_in: StandIn, backend: Backen
     """One of these says nothing and touches its pulse, the other only says something."""
     impatient = replace(backend, settings=replace(backend.settings, stall_seconds=1.0))
     for sign in ("(folder / 'pulse').touch()", "tell('progress', phase='training')"):
-        stand_in(f"for _ in range(6):\n    {sign}\n    time.sleep(0.5)\ntell('status', status='succeeded')")
+        stand_in(f"for _ in range(4):\n    {sign}\n    time.sleep(0.5)\ntell('status', status='succeeded')")
         job = submit(backend.ledger)
         attempts.begin(claim(backend.ledger), impatient).result(60)
         assert backend.reader.job(job.id).status == "succeeded"
@@ -231,27 +237,10 @@ def seconds_held(backend: Backend, job: Job) -> float:
 def image_tree(folder: Path) -> Path:
     """Twenty small images of two classes; returns the last."""
     for name in ("cat", "dog"):
-        (folder / name).mkdir(parents=True)
+        (folder / "train" / name).mkdir(parents=True)
         for index in range(10):
-            Image.effect_noise((16, 16), 80).convert("RGB").save(folder / name / f"{index}.png")
-    return folder / "dog" / "9.png"
-
-
-@contextmanager
-def meanwhile_bounded(more_bytes: int) -> Iterator[None]:
-    """The first run that is started has so much more address space than when it begins to train."""
-    def bound() -> None:
-        until(lambda: bool(runs()), seconds=60)
-        run = psutil.Process(runs()[0])
-        until(lambda: run.num_threads() > 1 and run.memory_info().vms > GIGABYTE, seconds=60)
-        with suppress(psutil.NoSuchProcess):
-            most = run.memory_info().vms + more_bytes
-            run.rlimit(psutil.RLIMIT_AS, (most, most))
-
-    thread = threading.Thread(target=bound)
-    thread.start()
-    yield
-    thread.join()
+            Image.effect_noise((16, 16), 80).convert("RGB").save(folder / "train" / name / f"{index}.png")
+    return folder / "train" / "dog" / "9.png"
 
 
 @contextmanager
