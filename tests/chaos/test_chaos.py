@@ -20,7 +20,7 @@ from tests.chaos.chain import losses
 from tests.chaos.history import Record
 from tests.service.work import claim, save, submit
 
-SHORT = Plan("sqlite", jobs=10, seed=1, workers=2, steps=40, pause_seconds=0.8, readers=2, most_seconds=240)
+SHORT = Plan("sqlite", jobs=6, seed=1, workers=2, steps=40, pause_seconds=1.0, readers=2, most_seconds=240)
 STEPS = 3
 
 
