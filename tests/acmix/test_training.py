@@ -1,7 +1,9 @@
 """Training as an iterator of events: the same again, stopped and resumed, traced, and refused."""
 
 import json
+import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from acmix import spec
+from acmix.datasets import digits
 from acmix.errors import CheckpointIncompatible, Diverged, OptionInvalid
+from acmix.events import Event
 from acmix.spec import JobSpec
 from acmix.training import checkpoint
 from acmix.training.optimizer import OPTIMIZERS
@@ -20,12 +24,28 @@ from tests.acmix.small import of_type, points, run_all, small_spec
 EVERY_STEP = {"every_seconds": 1e-6, "keep_latest": 2}  # a checkpoint after every step
 
 
-def test_the_same_spec_gives_the_same_losses_to_the_last_bit(tmp_path: Path) -> None:
-    first, second = (run_all(small_spec(), tmp_path / name) for name in "ab")
+@pytest.fixture(scope="module", autouse=True)
+def few_are_judged() -> Iterator[None]:
+    """Judging 540 scans takes longer than eight steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "VAL_SAMPLES", 20)
+        patch.setattr(digits, "TEST_SAMPLES", 20)
+        yield
+
+
+@pytest.fixture(scope="module")
+def once(few_are_judged: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
+    """A whole run of the small spec: its folder, only to be read, and its events."""
+    folder = tmp_path_factory.mktemp("once")
+    return folder, run_all(small_spec(), folder)
+
+
+def test_the_same_spec_gives_the_same_losses_to_the_last_bit(once: tuple[Path, list[Event]], tmp_path: Path) -> None:
+    first, second = once[1], run_all(small_spec(), tmp_path / "again")
     assert points(first) == points(second)
     assert ("train/loss", 8) in points(first)
-    other = run_all(small_spec(seed=1), tmp_path / "c")
-    assert points(other)["train/loss", 1] != points(first)["train/loss", 1]
+    other = next(event for event in run(small_spec(seed=1), tmp_path / "other") if event.type == "metrics")
+    assert points([other])["train/loss", 1] != points(first)["train/loss", 1]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +63,7 @@ def test_the_same_spec_gives_the_same_losses_to_the_last_bit(tmp_path: Path) -> 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # the scaler may skip the first step
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 def test_a_run_broken_off_in_mid_epoch_and_begun_again_equals_an_unbroken_one(tmp_path: Path, training: dict) -> None:
-    job = small_spec(checkpoints=EVERY_STEP, **training)
+    job = small_spec(checkpoints=EVERY_STEP, limit_train_batches=3, **training)
     unbroken = run_all(job, tmp_path / "unbroken")
     before = []
     for event in (broken := run(job, tmp_path / "broken")):
@@ -74,11 +94,11 @@ def test_a_run_asked_to_stop_saves_and_says_so(tmp_path: Path) -> None:
     assert max(step for _, step in points(events)) == events[-2].data["step"] == 6
 
 
-def test_a_run_that_has_ended_only_tests_its_best_again(tmp_path: Path) -> None:
-    once = run_all(small_spec(), tmp_path)
-    again = run_all(small_spec(), tmp_path)
+def test_a_run_that_has_ended_only_tests_its_best_again(once: tuple[Path, list[Event]], tmp_path: Path) -> None:
+    folder, events = once
+    again = run_all(small_spec(), shutil.copytree(folder, tmp_path / "copy"))
     assert not of_type(again, "trace")
-    assert of_type(again, "evaluation")[-1].data == of_type(once, "evaluation")[-1].data
+    assert of_type(again, "evaluation")[-1].data == of_type(events, "evaluation")[-1].data
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
@@ -113,9 +133,10 @@ def test_a_checkpoint_from_beyond_a_shorter_epoch_is_refused(tmp_path: Path) -> 
 
 
 def test_a_run_that_cannot_read_its_best_tests_its_last_and_says_so(tmp_path: Path) -> None:
-    """The warm-up leads to a learning rate so high that the last epoch is worse than the one before."""
-    growing = {"optimizer": {"name": "sgd", "lr": 2.0}, "schedule": {"name": "constant", "warmup_epochs": 4}}
-    job = small_spec(epochs=4, limit_train_batches=30, seed=1, **growing)
+    """The warm-up leads to a learning rate so high that the loss is beyond all bounds after the last epoch."""
+    growing = {"optimizer": {"name": "sgd", "lr": 2.0}, "schedule": {"name": "constant", "warmup_epochs": 3}}
+    job = small_spec(limit_train_batches=2, **growing)
+    job = job.model_copy(update={"evaluation": job.evaluation.model_copy(update={"metric": "loss"})})
     told = of_type(run_all(job, tmp_path), "checkpoint")
     best = [event.data["folder"] for event in told if event.data["best"]][-1]
     assert best != told[-1].data["folder"]
@@ -133,22 +154,21 @@ def test_only_best_and_latest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert kept == {best, *(event.data["folder"] for event in told[-2:])}
 
 
-def test_the_resolved_spec_travels_in_the_weights_file(tmp_path: Path) -> None:
+def test_the_resolved_spec_travels_in_the_weights_file(once: tuple[Path, list[Event]]) -> None:
     from safetensors import safe_open
 
-    job = small_spec()
-    run_all(job, tmp_path)
-    newest = checkpoint.listed(tmp_path / "checkpoints")[0]
+    newest = checkpoint.listed(once[0] / "checkpoints")[0]
     with safe_open(newest / checkpoint.MODEL, "pt") as file:
-        assert JobSpec.model_validate(json.loads(file.metadata()["acmix"])["spec"]) == job
+        assert JobSpec.model_validate(json.loads(file.metadata()["acmix"])["spec"]) == small_spec()
 
 
-def test_traces_come_at_step_0_every_so_many_and_the_last_one_event_each(tmp_path: Path) -> None:
-    traces = of_type(run_all(small_spec(), tmp_path), "trace")
+def test_traces_come_at_step_0_every_so_many_and_the_last_one_event_each(once: tuple[Path, list[Event]]) -> None:
+    folder, events = once
+    traces = of_type(events, "trace")
     assert [event.data["step"] for event in traces] == [0, 3, 6, 8]
     assert traces[0].data["layers"] == [f"layer{stage}.0.conv2" for stage in (1, 2, 3, 4)]
     assert traces[0].data["alpha"] == traces[0].data["beta"] == [0.5] * 4
-    weights = load_file(checkpoint.listed(tmp_path / "checkpoints")[0] / checkpoint.MODEL)
+    weights = load_file(checkpoint.listed(folder / "checkpoints")[0] / checkpoint.MODEL)
     for index, layer in enumerate(traces[-1].data["layers"]):
         for name in ("alpha", "beta"):
             assert traces[-1].data[name][index] == weights[f"{layer}.{name}"].item() != 0.5
@@ -156,10 +176,10 @@ def test_traces_come_at_step_0_every_so_many_and_the_last_one_event_each(tmp_pat
         assert all(value > 0 for event in traces for value in event.data[name])
 
 
-def test_tracing_changes_no_loss(tmp_path: Path) -> None:
+def test_tracing_changes_no_loss(once: tuple[Path, list[Event]], tmp_path: Path) -> None:
     job = small_spec()
     seldom = job.model_copy(update={"trace": job.trace.model_copy(update={"every_steps": 1000})})
-    assert points(run_all(job, tmp_path / "a")) == points(run_all(seldom, tmp_path / "b"))
+    assert points(once[1]) == points(run_all(seldom, tmp_path))
 
 
 def test_accumulated_batches_make_one_step(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def test_the_kernels_pass_their_cases_on_the_gpu_or_in_the_interpreter():
         "-q",
         "-p",
         "no:cacheprovider",
+        "--noconftest",
         Path(__file__).with_name("triton_cases.py"),
     ]
     environment = os.environ if torch.cuda.is_available() else {**os.environ, "TRITON_INTERPRET": "1"}
