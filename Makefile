@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-long test-release lint types contracts audit benchmarks clean
+.PHONY: demo test test-long test-release chaos lint types contracts audit benchmarks clean
 
 demo: $(READY)
 	$(BIN)/acmix demo
@@ -16,6 +16,11 @@ test-long: $(READY)
 
 test-release: $(READY)
 	$(BIN)/pytest -n 2 -m release
+
+# docs/reliability.md has its figures; some twenty minutes
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos.campaign --database postgresql --jobs 200 --clock-shifts 86400 -86400
+	$(BIN)/pytest -m release tests/chaos
 
 lint: $(READY)
 	$(BIN)/ruff check .

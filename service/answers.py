@@ -164,6 +164,7 @@ class Attempt(Answer):
     heartbeat_at: datetime
     exit_code: int | None
     signal: int | None
+    signal_name: str | None = Field(None, description="of the signal that ended the run", examples=["SIGKILL"])
     reason: Reason | None
     resumed_from: dict[str, Any] | None
 

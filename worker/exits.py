@@ -6,10 +6,11 @@ from pathlib import Path
 
 from acmix.errors import Reason
 from acmix.events import Event
-from service.store.rows import Outcome
+from service.store.rows import Outcome, signal_name
 from worker.ending import Cause
 
 VMSTAT = Path("/proc/vmstat")
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)  # a run logs where it stood
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,11 @@ def _as_asked(exit_: Exit, code: int | None, number: int | None) -> Outcome:
 
 
 def _by_signal(exit_: Exit, number: int) -> Outcome:
-    name = signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
     if number == signal.SIGKILL and exit_.memory_ran_out:
         message = "the kernel killed the run when the machine's memory ran out"
         smaller = "a smaller batch_size, or fewer loader_workers"
         reason = Reason("out_of_memory_host", message, "user", retryable=True, hint=smaller)
         return Outcome("failed", reason, None, number)
-    message = f"the run was ended by {name}"
+    message = f"the run was ended by {signal_name(number)}"
     hint = "the job's log says where it stood" if number in CRASHES else None
     return Outcome("lost", Reason("worker_lost", message, retryable=True, hint=hint), None, number)
-
-
-CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)  # faulthandler tells of these

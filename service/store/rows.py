@@ -1,5 +1,6 @@
 """What the store holds, as frozen data. Field names are the tables' column names."""
 
+import signal as signals
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -86,6 +87,11 @@ class Attempt:
     signal: int | None
     reason: Json | None
     resumed_from: Json | None
+
+    @property
+    def signal_name(self) -> str | None:
+        """Of the signal that ended the run."""
+        return None if self.signal is None else signal_name(self.signal)
 
 
 @dataclass(frozen=True)
@@ -294,6 +300,11 @@ def columns(kind: type[Any], table: Table) -> list[Column[Any]]:
 def read(kind: type[T], row: Mapping[Any, Any]) -> T:
     """The row as `kind`, a dataclass of this module; columns it does not name are left out."""
     return kind(**{field.name: row[field.name] for field in fields(kind)})  # type: ignore[arg-type]  # T is a dataclass
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL for 9."""
+    return signals.Signals(number).name if number in list(signals.Signals) else f"signal {number}"
 
 
 def storable(text: str) -> str:

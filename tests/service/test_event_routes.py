@@ -178,7 +178,15 @@ def test_attempts_newest_first_tell_who_held_the_job_and_how_that_ended(api: Dep
     second, first = api.get(f"/v1/jobs/{job_id}/attempts")["data"]
     assert (first["number"], first["worker"], first["reason"]["code"]) == (1, "worker-1", "worker_lost")
     assert first["ended_at"] is not None
+    assert (first["signal"], first["signal_name"]) == (None, None)
     assert (second["number"], second["worker"], second["ended_at"]) == (2, "worker-2", None)
+
+
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (11, "SIGSEGV"), (63, "signal 63")])
+def test_an_attempt_names_the_signal_that_ended_it(api: Deployed, job_id: str, number: int, name: str) -> None:
+    api.ledger.finish(job_id, 1, Outcome("lost", None, None, number))
+    [attempt] = api.get(f"/v1/jobs/{job_id}/attempts")["data"]
+    assert (attempt["signal"], attempt["signal_name"]) == (number, name)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine, delete
 
 from acmix.errors import Reason
+from service.store import _journal
 from service.store.database import writing
 from service.store.errors import JobNotEnded, JobNotFound, LeaseLost, MoveRefused
 from service.store.ledger import Ledger
@@ -38,11 +39,18 @@ OUTCOMES = (
 )
 
 
+PROFILE = settings(max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
 def test_whatever_the_order_of_calls_the_promises_of_the_ledger_hold(engine: Engine) -> None:
-    profile = settings(
-        max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
-    run_state_machine_as_test(lambda: Calls(engine), settings=profile)
+    run_state_machine_as_test(lambda: Calls(engine), settings=PROFILE)
+
+
+def test_without_the_fence_they_do_not(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_journal, "lock_held", lambda connection, job_id, _attempt: _journal.lock(connection, job_id))
+    unshrunk = settings(PROFILE, phases=[Phase.generate], database=None, max_examples=200)
+    with pytest.raises((AssertionError, pytest.fail.Exception, JobNotFound, BaseExceptionGroup)):
+        run_state_machine_as_test(lambda: Calls(engine), settings=unshrunk)
 
 
 class Calls(RuleBasedStateMachine):
