@@ -5,7 +5,6 @@ Every write is fenced by the attempt's number; when the ledger refuses one, the 
 """
 
 import errno
-import hashlib
 import json
 import logging
 import shutil
@@ -13,28 +12,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
 from obstore.exceptions import BaseError
 
-from acmix import events, manifest, pulse
+from acmix import events, pulse
 from acmix.catalog import Device
-from acmix.errors import AcmixError, CheckpointIncompatible, DiskFull, Reason, WeightsMissing
+from acmix.errors import AcmixError, DiskFull, Reason
 from acmix.events import Event
 from service.store import database
-from service.store.artifacts import MODEL
 from service.store.backend import Backend
-from service.store.errors import ArtifactNotFound, ArtifactsFull, CheckpointNotFound, LeaseLost, WeightsNotFound
+from service.store.errors import ArtifactsFull, LeaseLost
 from service.store.ids import new_id
 from service.store.rows import Checkpoint, Claim, Outcome, Wish
 from worker import exits
 from worker.child import Child
-from worker.data_cache import DataCache, GivenUp
+from worker.data_cache import GivenUp
 from worker.ending import Ending, Signs
 from worker.exits import Exit
 from worker.inspection_child import INSPECT
+from worker.provisions import Provisions
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +67,6 @@ class Supervisor:
         self.ledger = backend.ledger
         self.reader = backend.reader
         self.artifacts = backend.artifacts
-        self.data_cache = DataCache(backend, inspect_command)
         self.job = claim.job
         self.ran_seconds = claim.ran_seconds
         self.devices = devices
@@ -77,6 +74,7 @@ class Supervisor:
         self.draining = draining
         self.attempts_folder = backend.settings.data_folder / "attempts" / claim.job.id
         self.folder = self.attempts_folder / f"attempt-{claim.job.attempt}"
+        self.provisions = Provisions(backend, claim.job, self.folder, inspect_command)
         self.last_status: Event | None = None
         self._child: Child | None = None
         self._unrecorded: list[Event] = []
@@ -104,9 +102,7 @@ class Supervisor:
         """From the checkpoints to how the run ended. A fault of ours is an outcome too, not a lease left to run out."""
         held = ExitStack()
         try:
-            self._patiently(self._fetch_checkpoints)
-            weights = self._patiently(self._fetch_weights)
-            child = self._start(weights, self._patiently(lambda: self._hold_data(held)))
+            child = self._start(*self._provide(held))
             while not child.has_ended():
                 child.wait(TICK_SECONDS)
                 self._tick(child)
@@ -128,82 +124,17 @@ class Supervisor:
                 self._child.close()
             held.close()
 
-    def _fetch_checkpoints(self) -> None:
-        """Lay down the job's checkpoints. The job goes back behind newest ones that cannot be read; an event says so.
-
-        An older one that cannot be read is only left out: a run that misses its best then tests its last.
-        """
-        self._clear_former_attempts()
-        self.folder.mkdir(parents=True)
-        newest_first = self.reader.checkpoints(self.job.id)
-        found = False
-        for listed, before in zip_longest(newest_first, newest_first[1:]):
-            fault = self._fetch(listed)
-            if fault and found:
-                told = events.warning("checkpoint_unreadable", f"step {listed.step}: {fault}; it is left out")
-                self.ledger.record(self.job.id, self.job.attempt, [told])
-            elif fault:
-                why = f"step {listed.step}: {fault}; training goes on from step {before.step if before else 0}"
-                for gone in self.ledger.rewind(self.job.id, self.job.attempt, before, why=why):
-                    self.artifacts.delete_prefix(gone.key)
-            found = found or not fault
-
-    def _fetch(self, checkpoint: Checkpoint) -> Exception | None:
-        """Copy a checkpoint's files to where the run looks for them; what is wrong with them, if anything."""
-        target = self._checkpoint_folder(checkpoint.step)
-        try:
-            with self._lease_kept():
-                self.artifacts.fetch_folder(checkpoint.key, target)
-                manifest.check(target)
-        except (CheckpointIncompatible, ArtifactNotFound) as fault:
-            shutil.rmtree(target, ignore_errors=True)
-            return fault
-        return None
-
-    def _fetch_weights(self) -> Path | None:
-        """The file that a fresh start begins with, laid down; None where it has none, or the job goes on.
-
-        Raises:
-            WeightsMissing: it is gone.
-            CheckpointIncompatible: it is not as it was stored.
-        """
-        source = self.job.resolved_spec["backbone"].get("weights")
-        goes_on = any(self.folder.glob("checkpoints/step-*"))
-        if goes_on or source in {None, "timm"}:
-            return None
-        target = self.folder / MODEL
-        try:
-            with self._lease_kept():
-                stored = self.reader.source(source)
-                self.artifacts.fetch_file(f"{stored.key}/{MODEL}", target)
-                with target.open("rb") as file:
-                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        except (CheckpointNotFound, WeightsNotFound, ArtifactNotFound):
-            raise WeightsMissing(f"{source}, which the job starts from, was removed before it began") from None
-        if sha256 != stored.sha256:
-            raise CheckpointIncompatible(f"{source}, which the job starts from, is not as stored: its sha256 differs")
-        return target
-
-    def _hold_data(self, held: ExitStack) -> Path | None:
-        """The folder of the user's data set that the job reads, there until `held` closes; None for any other.
-
-        GivenUp where the attempt is to end before it is there.
-        """
-        dataset_id = self.job.resolved_spec["dataset"].get("id")
-        if dataset_id is None:
-            return None
+    def _provide(self, held: ExitStack) -> tuple[Path | None, Path | None]:
+        """Lay down what the run needs; the files of its weights and of its data. GivenUp where it is to end first."""
+        provisions = self.provisions
         with self._lease_kept() as to_end:
 
             def give_up() -> bool:
                 return self.draining.is_set() or to_end.is_set()
 
-            return held.enter_context(self.data_cache.held(dataset_id, give_up))
-
-    def _clear_former_attempts(self) -> None:
-        """What killed workers left. A later attempt may be at work beside one that is only thought dead."""
-        for folder in self.attempts_folder.glob("attempt-*"):
-            if int(folder.name.removeprefix("attempt-")) <= self.job.attempt:
-                shutil.rmtree(folder, ignore_errors=True)
+            self._patiently(provisions.lay_checkpoints)
+            weights = self._patiently(provisions.lay_weights)
+            return weights, self._patiently(lambda: provisions.hold_data(held, give_up))
 
     def _start(self, weights: Path | None, dataset_folder: Path | None) -> Child:
         spec = self.folder / "spec.json"
@@ -213,9 +144,6 @@ class Supervisor:
         self._child, self._ending = child, Ending(child)
         self._signs = Signs(self.folder / pulse.FILE, patience_seconds=self.settings.stall_seconds)
         return child
-
-    def _checkpoint_folder(self, step: int) -> Path:
-        return self.folder / "checkpoints" / f"step-{step:09d}"
 
     def _tick(self, child: Child) -> None:
         """What is due: record, renew, look for wishes, end what must end. The database may be away."""
@@ -318,7 +246,7 @@ class Supervisor:
         )
         try:
             with self._lease_kept():
-                self.artifacts.put_folder(checkpoint.key, self._checkpoint_folder(data["step"]))
+                self.artifacts.put_folder(checkpoint.key, self.provisions.checkpoint_folder(data["step"]))
         except FileNotFoundError:
             log.info("%s: the checkpoint of step %s made way for a newer one", self.job.id, data["step"])
             self.artifacts.delete_prefix(checkpoint.key)

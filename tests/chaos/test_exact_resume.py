@@ -1,0 +1,74 @@
+"""P3: a training that is killed again and again ends as one that was not, to the last bit, whatever its spec."""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flow.service_process import small_job
+
+pytestmark = pytest.mark.release
+
+KILLS = 10
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "batch norm": {},
+    "drop path": {"drop_path": 0.3},
+    "ema, augmented": {"ema": {"decay": 0.9}, "augment": {"name": "shift"}},
+    "bf16, clipped": {"precision": "bf16", "clip_norm": 1.0},
+    "fp16 scaled, accumulated": {"precision": "fp16", "accumulate_batches": 3},
+    "adamw, 2 loader workers": {"optimizer": {"name": "adamw"}, "loader_workers": 2},
+    "mixup and cutmix": {"mixup": 0.8, "cutmix": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_training_killed_at_random_ends_as_one_that_was_not(name: str, tmp_path: Path) -> None:
+    changes = dict(CONFIGURATIONS[name])
+    drop_path = changes.pop("drop_path", None)
+    spec = small_job(epochs=3, limit_train_batches=20, **changes, checkpoints={"every_seconds": 0.2, "keep_latest": 2})
+    if drop_path:
+        spec["backbone"]["options"]["drop_path"] = drop_path
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(spec))
+
+    began = time.monotonic()
+    _run(file, tmp_path / "unbroken")
+    lasts = time.monotonic() - began
+    drawn, kills = random.Random(name), 0
+    while kills < KILLS:
+        folder = tmp_path / f"killed-{kills}"
+        while not _run(file, folder, kill_after=drawn.uniform(0.4, 1.1) * lasts):
+            kills += 1
+        assert _files(folder) == _files(tmp_path / "unbroken"), f"after {kills} kills"
+    print(f"\nP3 {name}: {kills} kills", flush=True)
+
+
+def _run(spec: Path, folder: Path, *, kill_after: float | None = None) -> bool:
+    """Whether it came to its end before it was killed."""
+    command = [sys.executable, "-m", "acmix", "run", str(spec), "--folder", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            told, _ = process.communicate(timeout=kill_after)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return False
+    assert process.returncode == 0, told.decode()[-2000:]
+    return True
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """What the last checkpoints hold: weights, optimizer, averages, scaler, every random generator."""
+    return dict(_hashes(folder / "checkpoints"))
+
+
+def _hashes(parent: Path) -> Iterator[tuple[str, str]]:
+    newest = sorted(parent.glob("step-*"))[-1]
+    for file in sorted(newest.iterdir()):
+        yield file.name, hashlib.sha256(file.read_bytes()).hexdigest()
