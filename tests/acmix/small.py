@@ -1,10 +1,14 @@
 """A run that takes a second: a narrow ResNet of four swapped blocks on a few batches of digits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from acmix import spec
+from acmix.datasets import digits
 from acmix.events import Event
 from acmix.spec import JobSpec
 from acmix.training.run import run
@@ -27,6 +31,15 @@ def small_spec(
             "checkpoints": checkpoints or {},
         }
     )
+
+
+@contextmanager
+def few_digits_judged(samples: int) -> Iterator[None]:
+    """So many in val and in test: judging all 540 takes longer than training eight steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "VAL_SAMPLES", samples)
+        patch.setattr(digits, "TEST_SAMPLES", samples)
+        yield
 
 
 def run_all(job: JobSpec, folder: Path) -> list[Event]:

@@ -88,8 +88,9 @@ def _train_and_resume(folder: Path, data_root: Path, backbone: dict[str, Any], m
                 "batch_size": 8,
                 "limit_train_batches": 1,
                 "loader_workers": 0,
-                "optimizer": {"name": "adamw", "lr": 1e-3},
+                "optimizer": {"name": "sgd", "lr": 1e-3},
             },
+            "evaluation": {"every_epochs": 2},
         }
     )
     first = run(job, folder, data_root=data_root)

@@ -1,6 +1,7 @@
 """Whole models with swaps through torch.compile, torch.export and ONNX: same numbers, no graph breaks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from acmix.mixers import ACmixConv2d, ACmixLayer, layers_of
 from acmix.model import build
@@ -22,6 +24,14 @@ BACKBONES: Mapping[str, Mapping[str, Any]] = {
 }
 LAYERS = {"resnet26": 8, "swin": 3, "pvt_tiny": 8, "san10": 10}
 ALL = [{"layers": "*"}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_registry() -> Iterator[None]:
+    """What torch has for each of its operations in ONNX is parsed anew at every export, the same each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 def a_model(name: str, *, swaps: Sequence[Mapping[str, Any]] = ALL) -> tuple[nn.Module, Tensor]:

@@ -27,6 +27,7 @@ from acmix.tasks.classification import Classification
 from acmix.training import optimizer
 
 TINY = {"name": "resnet26", "options": {"stem": "small", "width": 0.125}}
+SHALLOW = {"name": "resnet", "options": {"depths": [2, 1, 1, 1], "stem": "small", "width": 0.125}}  # each kind of block
 EVERYWHERE = [{"layers": "*"}]
 
 
@@ -159,7 +160,7 @@ class _RealBytes(TorchDispatchMode):
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("swaps", [[], EVERYWHERE], ids=["plain", "swapped"])
 def test_the_step_without_memory_takes_what_a_real_step_takes(swaps, precision):
-    job = job_of(swaps=swaps, precision=precision, optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.0})
+    job = job_of(SHALLOW, swaps, precision=precision, optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.0})
     model = build(job.backbone, job.swaps, num_classes=10, image_px=32)
     batch = torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
     model(batch[0])  # biases of attention that are kept between steps
@@ -173,7 +174,7 @@ def test_the_step_without_memory_takes_what_a_real_step_takes(swaps, precision):
 
 @pytest.mark.parametrize("name", list(optimizer.OPTIMIZERS))
 def test_lasting_bytes_are_weights_batch_and_what_the_optimizer_keeps(name):
-    job = job_of(optimizer={"name": name})
+    job = job_of(SHALLOW, optimizer={"name": name})
     model = build(job.backbone, job.swaps, num_classes=10, image_px=16)
     descent = optimizer.build(model, job.training.optimizer, job.training.weight_decay_on)
     nn.functional.cross_entropy(model(torch.randn(4, 3, 16, 16)), torch.zeros(4, dtype=torch.int64)).backward()
@@ -185,9 +186,9 @@ def test_lasting_bytes_are_weights_batch_and_what_the_optimizer_keeps(name):
 
 def test_an_average_is_a_second_copy_and_accumulated_batches_wait_together():
     plain, averaged, accumulated = (
-        sizes_of(job_of(**more)) for more in ({}, {"ema": {"decay": 0.99}}, {"accumulate_batches": 5})
+        sizes_of(job_of(SHALLOW, **more)) for more in ({}, {"ema": {"decay": 0.99}}, {"accumulate_batches": 5})
     )
-    model = build(TINY, EVERYWHERE, num_classes=10, image_px=16)
+    model = build(SHALLOW, EVERYWHERE, num_classes=10, image_px=16)
     weight_bytes = sum(each.nbytes for each in (*model.parameters(), *model.buffers()))
     gradient_bytes = sum(each.nbytes for each in model.parameters())
     assert averaged.lasting_bytes - plain.lasting_bytes == weight_bytes
@@ -217,7 +218,7 @@ def test_sizes_of_no_machine_are_planned_as_quickly():
 
 def test_a_plan_again_is_the_same_plan_and_leaves_no_trace_in_the_generator():
     state = torch.get_rng_state()
-    first, second = (plan(job_of(), num_classes=10, image_px=16) for _ in range(2))
+    first, second = (plan(job_of(SHALLOW), num_classes=10, image_px=16) for _ in range(2))
     assert first == second
     assert torch.equal(torch.get_rng_state(), state)
 

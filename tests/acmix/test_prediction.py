@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from acmix.prediction import predictor as predictor_module
 from acmix.prediction.predictor import Predictor
 from acmix.training.run import run
 from tests.acmix.photos import noise
-from tests.acmix.small import of_type, small_spec
+from tests.acmix.small import few_digits_judged, of_type, small_spec
 from tests.acmix.small_scenes import HEADS as DETECTORS
 from tests.acmix.small_scenes import dense_spec
 
@@ -49,11 +50,17 @@ def attentive(file: Path) -> Predictor:
     return predictor
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_are_judged() -> Iterator[None]:
+    with few_digits_judged(50):
+        yield
+
+
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+def classifier(few_are_judged: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """Its checkpoint, and its accuracy on test."""
     folder = tmp_path_factory.mktemp("classifier")
-    events = list(run(small_spec(epochs=4, limit_train_batches=20), folder))
+    events = list(run(small_spec(epochs=3, limit_train_batches=12), folder))
     final = of_type(events, "evaluation")[-1].data
     return newest(folder), final["metrics"]["accuracy"]
 

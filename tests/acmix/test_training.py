@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from acmix import spec
-from acmix.datasets import digits
 from acmix.errors import CheckpointIncompatible, Diverged, OptionInvalid
 from acmix.events import Event
 from acmix.spec import JobSpec
@@ -19,17 +18,14 @@ from acmix.training import checkpoint
 from acmix.training.optimizer import OPTIMIZERS
 from acmix.training.run import run
 from acmix.training.schedule import SCHEDULES
-from tests.acmix.small import of_type, points, run_all, small_spec
+from tests.acmix.small import few_digits_judged, of_type, points, run_all, small_spec
 
 EVERY_STEP = {"every_seconds": 1e-6, "keep_latest": 2}  # a checkpoint after every step
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_are_judged() -> Iterator[None]:
-    """Judging 540 scans takes longer than eight steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits, "VAL_SAMPLES", 20)
-        patch.setattr(digits, "TEST_SAMPLES", 20)
+    with few_digits_judged(20):
         yield
 
 
