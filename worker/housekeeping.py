@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy.exc import DBAPIError
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 LONG_QUEUED_SECONDS = 15.0
 EXPIRE_SECONDS = 60.0
+PAUSE = 0.9  # of a lease: after a shorter one, no lease that was renewed before it has run out
 
 
 class Housekeeper:
@@ -26,6 +28,7 @@ class Housekeeper:
     def __init__(self, backend: Backend, inspect_command: Sequence[str] = INSPECT) -> None:
         self.settings = backend.settings
         self.ledger = backend.ledger
+        self.reader = backend.reader
         self.queue = backend.queue
         self.requests = (backend.plans, backend.predictions)
         self.inspector = Inspector(backend, inspect_command)
@@ -34,6 +37,7 @@ class Housekeeper:
         self._rung = threading.Event()
         self._draining = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)
+        self._looked_at: datetime | None = None
         self._sweep_from = 0.0
         self._nudge_from = 0.0
         self._expire_from = 0.0
@@ -62,7 +66,8 @@ class Housekeeper:
             helper.stop()
 
     def look(self) -> None:
-        """One round: what is due is done."""
+        """One round: what is due is done. It asks for the time first, and so sees an outage as soon as there is one."""
+        self._note_time(self.reader.now())
         now = time.monotonic()
         if now >= self._sweep_from:
             for job_id in self.ledger.sweep():
@@ -88,6 +93,12 @@ class Housekeeper:
                 log.exception("a round of housekeeping failed")
             self._rung.wait(self.settings.sweep_seconds)
             self._rung.clear()
+
+    def _note_time(self, now: datetime) -> None:
+        """Where a lease has passed since the last round, workers may have stood still as well: a laptop was asleep."""
+        if self._looked_at and (now - self._looked_at).total_seconds() > PAUSE * self.settings.lease_seconds:
+            self._spare_the_living()
+        self._looked_at = now
 
     def _spare_the_living(self) -> None:
         """After a start or an outage no lease counts as run out until its holder had time to renew it."""

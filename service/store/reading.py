@@ -1,7 +1,7 @@
 """Reads of the store: lists, pages and the parts of a job. Filtered and cut in SQL."""
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -55,6 +55,11 @@ class Reader:
         """Raises if the database does not answer, or has no tables."""
         with self._engine.connect() as connection:
             connection.execute(select(jobs.c.id).limit(1))
+
+    def now(self) -> datetime:
+        """What time it is, by the database's clock."""
+        with self._engine.connect() as connection:
+            return clock(connection)
 
     # Jobs
 

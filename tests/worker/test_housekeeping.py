@@ -1,11 +1,14 @@
 """What runs once beside all workers: leases that ran out, jobs long queued, files that nobody names."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from redis import Redis
 from sqlalchemy import Engine, text, update
+from sqlalchemy.exc import OperationalError
 
 from service.store.backend import Backend
 from service.store.database import clock
@@ -79,6 +82,32 @@ def test_the_living_are_spared_after_an_outage_too(
 
 
 @on_sqlite
+def test_an_outage_is_seen_at_every_look_and_the_living_are_spared_from_its_end_on(
+    backend: Backend, housekeeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the database could come back just before the sweep that was put off since an earlier look."""
+    with pytest.raises(OperationalError), away(backend):
+        housekeeper.look()
+    housekeeper._spare_the_living()  # as its loop does
+    monkeypatch.setattr("worker.housekeeping.time.monotonic", lambda: housekeeper._sweep_from - 0.1)
+    with pytest.raises(OperationalError), away(backend):
+        housekeeper.look()
+
+
+@on_sqlite
+def test_the_living_are_spared_where_all_stood_still_for_the_time_of_a_lease(
+    backend: Backend, housekeeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = running(backend)
+    housekeeper.look()
+    let_lease_run_out(backend.engine, lost.id)
+    now = backend.reader.now()
+    monkeypatch.setattr(housekeeper.reader, "now", lambda: now + timedelta(seconds=backend.settings.lease_seconds))
+    housekeeper.look()
+    assert backend.reader.job(lost.id).status == "running"
+
+
+@on_sqlite
 def test_a_job_long_queued_is_rung_for_again_but_not_at_every_look(backend: Backend, housekeeper: Housekeeper) -> None:
     submit(backend.ledger)
     housekeeper.look()
@@ -98,6 +127,21 @@ def test_two_housekeepers_at_once_do_no_harm(backend: Backend) -> None:
     after = [backend.reader.job(job.id) for job in lost]
     assert [(job.status, job.losses) for job in after] == [("queued", 1)] * 10
     assert rings(backend) == 10
+
+
+@contextmanager
+def away(backend: Backend) -> Iterator[None]:
+    """The file of the database is none."""
+    file = Path(str(backend.engine.url.database))
+    aside = file.rename(file.with_suffix(".aside"))
+    backend.engine.dispose()
+    file.mkdir()
+    try:
+        yield
+    finally:
+        file.rmdir()
+        aside.rename(file)
+        backend.engine.dispose()
 
 
 def rename(backend: Backend, table: str, to: str) -> None:
