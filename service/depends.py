@@ -1,7 +1,7 @@
 """What a route may ask for: the backend that the app opened, and ids from the path."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 
@@ -15,26 +15,32 @@ def of(request: Request) -> Backend:
     return backend
 
 
-def _job_id(job_id: Annotated[str, Path(examples=["job_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"])]) -> str:
+def _id(prefix: str) -> Any:
+    """An id in a path: what none can be is absent, a 404, and no fault of form."""
+    documented = {"pattern": f"^{prefix}_{ULID}$"}
+    return Path(examples=[f"{prefix}_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"], json_schema_extra=documented)
+
+
+def _job_id(job_id: Annotated[str, _id("job")]) -> str:
     """An id that cannot be one is not looked up."""
     if not re.fullmatch(f"job_{ULID}", job_id):
         raise JobNotFound(job_id)
     return job_id
 
 
-def _checkpoint_id(checkpoint_id: Annotated[str, Path(examples=["ckpt_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"])]) -> str:
+def _checkpoint_id(checkpoint_id: Annotated[str, _id("ckpt")]) -> str:
     if not re.fullmatch(f"[a-z]{{1,10}}_{ULID}", checkpoint_id):
         raise CheckpointNotFound(checkpoint_id)
     return checkpoint_id
 
 
-def _weights_id(weights_id: Annotated[str, Path(examples=["wts_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"])]) -> str:
+def _weights_id(weights_id: Annotated[str, _id("wts")]) -> str:
     if not re.fullmatch(f"wts_{ULID}", weights_id):
         raise WeightsNotFound(weights_id)
     return weights_id
 
 
-def _dataset_id(dataset_id: Annotated[str, Path(examples=["ds_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"])]) -> str:
+def _dataset_id(dataset_id: Annotated[str, _id("ds")]) -> str:
     if not re.fullmatch(f"ds_{ULID}", dataset_id):
         raise DatasetNotFound(dataset_id)
     return dataset_id

@@ -1,6 +1,7 @@
 """What may be asked of a job: its end, a pause, to go on, to be done again."""
 
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.concurrency import run_in_threadpool
@@ -8,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from service import submission
 from service.answers import JobAnswer
 from service.depends import JobId, Store
-from service.routes.jobs import IdempotencyKey, told, told_as_made
+from service.routes.jobs import MADE_BEFORE, IdempotencyKey, told, told_as_made
 from service.store.backend import Backend
 from service.store.errors import MoveRefused
 from service.store.rows import Job
@@ -16,8 +17,10 @@ from service.store.states import ACTIONS, allowed_actions
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
+UNCHANGED: dict[int | str, dict[str, Any]] = {200: {"model": JobAnswer, "description": "it is so already"}}
 
-@router.post("/cancel", status_code=202)
+
+@router.post("/cancel", status_code=202, responses=UNCHANGED)
 def cancel(job_id: JobId, store: Store, response: Response) -> JobAnswer:
     """Ask for the job's end: 202, or 200 where it has ended or was asked to before.
 
@@ -26,7 +29,7 @@ def cancel(job_id: JobId, store: Store, response: Response) -> JobAnswer:
     return _asked(store.ledger.request_cancel, job_id, store, response)
 
 
-@router.post("/pause", status_code=202)
+@router.post("/pause", status_code=202, responses=UNCHANGED)
 def pause(job_id: JobId, store: Store, response: Response) -> JobAnswer:
     """Give its device back until `resume`: 202, or 200 where it is paused or about to end; 409 where it has ended.
 
@@ -35,7 +38,7 @@ def pause(job_id: JobId, store: Store, response: Response) -> JobAnswer:
     return _asked(store.ledger.request_pause, job_id, store, response)
 
 
-@router.post("/resume", status_code=202)
+@router.post("/resume", status_code=202, responses=UNCHANGED)
 def resume(job_id: JobId, store: Store, response: Response) -> JobAnswer:
     """Queue a paused job again: 202, or 200 where it is not paused; 409 where it has ended."""
     answer = _asked(store.ledger.resume, job_id, store, response)
@@ -44,7 +47,7 @@ def resume(job_id: JobId, store: Store, response: Response) -> JobAnswer:
     return answer
 
 
-@router.post("/retry", status_code=202)
+@router.post("/retry", status_code=202, responses=MADE_BEFORE)
 async def retry(job_id: JobId, store: Store, response: Response, idempotency_key: IdempotencyKey = None) -> JobAnswer:
     """Do an ended job again, from its start: a new one of the same spec, whose `parent` is this; 409 where it goes on.
 

@@ -25,6 +25,11 @@ _Key = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"
 IdempotencyKey = Annotated[_Key | None, Header(description="the same key and body again answer the same job")]
 
 
+MADE_BEFORE: dict[int | str, dict[str, Any]] = {
+    200: {"model": JobAnswer, "description": "the job that this Idempotency-Key made before"}
+}
+
+
 class JobFilter(Parameters):
     """`metadata[key]=value` narrows the list further, as often as it is given."""
 
@@ -39,7 +44,7 @@ class JobFilter(Parameters):
     name: Label | None = None
 
 
-@router.post("", status_code=201, openapi_extra=SPEC_BODY)
+@router.post("", status_code=201, responses=MADE_BEFORE, openapi_extra=SPEC_BODY)
 async def post_job(
     body: Annotated[bytes, Depends(json_body.read_body)],
     store: Store,
