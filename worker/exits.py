@@ -10,6 +10,7 @@ from service.store.rows import Outcome, signal_name
 from worker.ending import Cause
 
 VMSTAT = Path("/proc/vmstat")
+ASKING = (signal.SIGTERM, signal.SIGUSR1)  # what a run is asked by to stop, and to tell where it stands
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)  # a run logs where it stood
 
 
@@ -41,7 +42,7 @@ def outcome(exit_: Exit) -> Outcome:
         return Outcome("succeeded", None, code, number)
     if said == "failed" and exit_.last_word:
         return Outcome("failed", Reason(**exit_.last_word.data["reason"]), code, number)
-    asked_early = exit_.cause is not None and number == signal.SIGTERM  # it did not listen yet
+    asked_early = exit_.cause is not None and number in ASKING  # it did not listen yet
     if said == "stopped" or exit_.killed or asked_early:
         return _as_asked(exit_, code, number)
     if number is not None:

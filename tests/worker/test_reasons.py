@@ -149,6 +149,19 @@ def test_a_run_that_works_slowly_is_not_ended(stand_in: StandIn, backend: Backen
         assert backend.reader.job(job.id).status == "succeeded"
 
 
+def test_a_run_that_hangs_before_it_listens_has_stalled_too(
+    stand_in: StandIn, backend: Backend, attempts: Attempts
+) -> None:
+    stand_in("sleep()")
+    job = submit(backend.ledger)
+    attempts.begin(
+        claim(backend.ledger), replace(backend, settings=replace(backend.settings, stall_seconds=1.0))
+    ).result(30)
+    after, reason, attempt = how_it_ended(backend, job)
+    assert (reason.code, after.failures, after.losses) == ("stalled", 1, 0)
+    assert attempt.signal == signal.SIGUSR1
+
+
 def test_a_run_that_the_kernel_kills_for_its_memory_is_no_loss(
     stand_in: StandIn, backend: Backend, attempts: Attempts
 ) -> None:
