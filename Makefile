@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/acmix demo
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not release"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not release"
 
 test-long: $(READY)
 	$(BIN)/pytest -n 2 -m slow

