@@ -4,7 +4,6 @@
 """
 
 import argparse
-import json
 import logging
 import random
 import sys
@@ -24,7 +23,7 @@ import httpx
 from service.store.database import AWAY
 from service.store.reading import Reader
 from service.store.states import ENDED
-from tests.chaos import history
+from tests.chaos import history, streams
 from tests.chaos.cluster import Cluster, cluster
 from tests.chaos.faults import WEIGHTS, Faults
 from tests.chaos.history import Record
@@ -191,35 +190,17 @@ class _Clients:
             time.sleep(0.2)
 
     def _read(self, number: int) -> None:
-        """Streams of one job after the other, each cut off now and then and gone on with."""
+        """Streams of one job after the other."""
         drawn = random.Random(self._plan.seed + 100 + number)
         while not self.over.is_set() and not self.all_posted():
             if self._record.accepted:
-                self._read_one(drawn.choice(list(self._record.accepted)), drawn)
+                job_id = drawn.choice(list(self._record.accepted))
+                reading = streams.read(self._made.http_url, job_id, drawn, self.over)
+                self._result.streams_cut += reading.cut
+                self._result.events_streamed += reading.last
+                if reading.gaps:
+                    self._result.broken.append(f"{job_id}: in a stream {reading.gaps}")
             time.sleep(0.2)
-
-    def _read_one(self, job_id: str, drawn: random.Random) -> None:
-        last, give_up_at = 0, time.monotonic() + self._plan.most_seconds
-        while not self.over.is_set() and time.monotonic() < give_up_at:
-            headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last)}
-            url, until = f"{self._made.http_url}/v1/jobs/{job_id}/events", drawn.randint(1, 60)
-            with suppress(httpx.HTTPError), httpx.stream("GET", url, headers=headers, timeout=20) as answer:
-                if answer.status_code != httpx.codes.OK:
-                    time.sleep(0.2)
-                    continue
-                for line in answer.iter_lines():
-                    if not line.startswith("data:"):
-                        continue
-                    event = json.loads(line.removeprefix("data:"))
-                    if event["number"] != last + 1:
-                        self._result.broken.append(f"{job_id}: a stream went from {last} to {event['number']}")
-                    last, until = event["number"], until - 1
-                    self._result.events_streamed += 1
-                    if event["type"] == "status" and event["data"]["status"] in ENDED:
-                        return
-                    if not until:
-                        self._result.streams_cut += 1
-                        break
 
 
 def main(argv: Sequence[str]) -> int:

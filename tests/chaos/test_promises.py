@@ -16,7 +16,7 @@ from redis import Redis
 from service.store.reading import Reader
 from service.store.rows import Job
 from service.store.states import ENDED
-from tests.chaos import history
+from tests.chaos import history, streams
 from tests.chaos.cluster import GRACE_SECONDS, Cluster, cluster
 from tests.chaos.history import Record
 from tests.service.deployed import spec
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.release
 
 DATABASE_AWAY_SECONDS = 60.0
 CANCELS = 100
+READERS = 50
 
 
 @pytest.fixture
@@ -170,6 +171,35 @@ def test_a_rolling_restart_costs_no_job_an_attempt_of_its_budgets(made: Cluster,
     jobs = [client.job(job_id) for job_id in client.record.accepted]
     tell(f"P8 {len(made.processes)} processes restarted: {len(jobs)} jobs, {sum(job.attempt for job in jobs)} attempts")
     assert {(job.status, job.failures, job.losses) for job in jobs} == {("succeeded", 0, 0)}
+    assert client.broken() == []
+
+
+def test_no_reader_misses_an_event_or_hears_one_twice(made: Cluster, client: Client) -> None:
+    """P10. Of one job, each with breaks of its own, while the API is killed under them."""
+    job_id = client.post(steps=600, step_seconds=0.05)
+    over = threading.Event()
+    readings: list[streams.Reading] = []
+
+    def read(seed: int) -> None:
+        readings.append(streams.read(made.http_url, job_id, random.Random(seed), over))
+
+    readers = [threading.Thread(target=read, args=(seed,), daemon=True) for seed in range(READERS)]
+    for reader in readers:
+        reader.start()
+    [api] = made.named("api")
+    for _ in range(3):
+        time.sleep(8)
+        api.send(signal.SIGKILL)
+    client.until_all_ended()
+    for reader in readers:
+        reader.join(60)
+    over.set()
+    cut = sum(reading.cut for reading in readings)
+    tell(
+        f"P10 {READERS} readers, {cut} connections cut, api killed 3 times, {client.job(job_id).last_event} events each"
+    )
+    assert [reading.gaps for reading in readings] == [""] * READERS
+    assert {reading.last for reading in readings} == {told}
     assert client.broken() == []
 
 
