@@ -194,10 +194,8 @@ def test_no_reader_misses_an_event_or_hears_one_twice(made: Cluster, client: Cli
     for reader in readers:
         reader.join(60)
     over.set()
-    cut = sum(reading.cut for reading in readings)
-    tell(
-        f"P10 {READERS} readers, {cut} connections cut, api killed 3 times, {client.job(job_id).last_event} events each"
-    )
+    cut, told = sum(reading.cut for reading in readings), client.job(job_id).last_event
+    tell(f"P10 {READERS} readers, {cut} connections cut, the api killed 3 times: {told} events each")
     assert [reading.gaps for reading in readings] == [""] * READERS
     assert {reading.last for reading in readings} == {told}
     assert client.broken() == []
