@@ -125,7 +125,7 @@ def test_a_picture_is_kept_beside_the_answer(backend: Backend) -> None:
 def test_the_child_starts_with_the_first_request_and_ends_when_it_was_of_no_use_for_long(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predicting.Predictor, "idle_seconds", 0.5)
+    monkeypatch.setattr(predicting, "IDLE_SECONDS", 0.5)
     checkpoint = stored(backend, "weights")
     with housekeeping(backend):
         until(lambda: len(children()) == 1)
