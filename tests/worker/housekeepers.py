@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import psutil
 
 from service.store.backend import Backend
-from tests.worker.runs import is_gone
+from tests.worker.runs import words
 from worker.housekeeping import Housekeeper
 
 
@@ -22,5 +22,4 @@ def housekeeping(backend: Backend) -> Iterator[Housekeeper]:
 
 
 def children() -> list[psutil.Process]:
-    found = [child for child in psutil.Process().children() if not is_gone(child.pid)]
-    return [child for child in found if "--serve" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "--serve" in words(child)]

@@ -48,7 +48,7 @@ class PausingArtifacts(Artifacts):
 
 def runs() -> list[int]:
     """Processes of runs that this process started and that are alive."""
-    return [child.pid for child in psutil.Process().children() if "--folder" in _command(child)]
+    return [child.pid for child in psutil.Process().children() if "--folder" in words(child)]
 
 
 def is_gone(pid: int) -> bool:
@@ -59,7 +59,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def _command(process: psutil.Process) -> list[str]:
+def words(process: psutil.Process) -> list[str]:
     """Its words; none of a process that is no more."""
     try:
         return [] if is_gone(process.pid) else process.cmdline()

@@ -16,6 +16,7 @@ from service.store.ids import new_id
 from service.store.rows import Asked, Checkpoint
 from tests.service.work import claim, save, submit, until
 from tests.worker.housekeepers import children, housekeeping
+from tests.worker.runs import words
 from worker import answering, predicting
 
 # reads the image and answers as it says
@@ -100,7 +101,7 @@ def files(backend: Backend) -> list[str]:
 
 
 def predicting_children() -> int:
-    return sum("predict" in child.cmdline() for child in children())
+    return sum("predict" in words(child) for child in children())
 
 
 def test_a_child_reads_the_checkpoint_and_the_image_and_nothing_of_them_stays_but_the_model(backend: Backend) -> None:
