@@ -152,12 +152,10 @@ class Cluster:
 
     def orphans(self) -> list[int]:
         """Runs whose worker is no more."""
-        mine = str(self.folder)
-        held = {run.pid for process in self.processes for run in process.runs()}
-        found = [
-            each for each in psutil.process_iter() if "--folder" in _words(each) and mine in " ".join(_words(each))
-        ]
-        return [each.pid for each in found if each.pid not in held]
+        mine, held = str(self.folder), {run.pid for run in self.runs()}
+        found = [(each.pid, _words(each)) for each in psutil.process_iter()]
+        runs = [pid for pid, words in found if words[1:4] == ["-m", "acmix", "run"] and mine in words[4]]
+        return [pid for pid in runs if pid not in held]
 
     def runs(self) -> list[psutil.Process]:
         return [run for process in self.processes for run in process.runs()]

@@ -176,7 +176,7 @@ def test_a_rolling_restart_costs_no_job_an_attempt_of_its_budgets(made: Cluster,
 
 def test_no_reader_misses_an_event_or_hears_one_twice(made: Cluster, client: Client) -> None:
     """P10. Of one job, each with breaks of its own, while the API is killed under them."""
-    job_id = client.post(steps=600, step_seconds=0.05)
+    job_id = client.post(steps=150, step_seconds=0.2)
     over = threading.Event()
     readings: list[streams.Reading] = []
 
