@@ -30,8 +30,6 @@ from tests.chaos.history import Record
 from tests.disks import small_disk
 from tests.service.deployed import spec
 
-LATE_SECONDS = 5.0  # a POST that takes longer than three is told of; one that hangs is given up and sent again
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -45,6 +43,7 @@ class Plan:
     step_seconds: float = 0.05
     pause_seconds: float = 0.5
     post_every_seconds: float = 0.0
+    late_seconds: float = 5.0  # then a request is given up and sent again
     cancel_share: float = 0.05
     readers: int = 4
     kinds: frozenset[str] | None = None
@@ -153,7 +152,7 @@ class _Clients:
 
     def _post_all(self) -> None:
         labels = {"steps": str(self._plan.steps), "step_seconds": str(self._plan.step_seconds)}
-        with httpx.Client(base_url=self._made.http_url, timeout=LATE_SECONDS) as http:
+        with httpx.Client(base_url=self._made.http_url, timeout=self._plan.late_seconds) as http:
             for number in range(self._plan.jobs):
                 body = {**spec(), "name": f"job {number}", "metadata": labels, "priority": self._random.randint(-1, 1)}
                 job_id = self._post(http, body)
@@ -184,7 +183,7 @@ class _Clients:
     def _cancel(self, job_id: str) -> None:
         while not self.over.is_set():
             with suppress(httpx.HTTPError):
-                answer = httpx.post(f"{self._made.http_url}/v1/jobs/{job_id}/cancel", timeout=LATE_SECONDS)
+                answer = httpx.post(f"{self._made.http_url}/v1/jobs/{job_id}/cancel", timeout=self._plan.late_seconds)
                 if answer.status_code in (200, 202):
                     return
             time.sleep(0.2)
