@@ -8,9 +8,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,9 @@ import tests
 from service.launcher import free_port
 from service.store.artifacts import Artifacts
 from service.store.database import connect, migrate
+from tests.flow.service_process import wait_for
 from tests.service.menu import catalog
+from tests.worker.runs import words
 
 ROOT = Path(tests.__path__[0]).parent
 TRAINER = ROOT / "tests" / "chaos" / "trainer"
@@ -83,7 +84,7 @@ class Process:
         if self.child is None or self.child.poll() is not None:
             return []
         with suppress(psutil.NoSuchProcess):
-            return [each for each in psutil.Process(self.child.pid).children() if "--folder" in _words(each)]
+            return [each for each in psutil.Process(self.child.pid).children() if "--folder" in words(each)]
         return []
 
 
@@ -130,7 +131,7 @@ class Cluster:
         (self.folder / "card.json").write_text(json.dumps(card))
         self._plan()
         self._keeper.start()
-        _until(self._is_ready, seconds=60)
+        wait_for(self._is_ready)
 
     def stop(self) -> None:
         """Everything ends."""
@@ -153,8 +154,8 @@ class Cluster:
     def orphans(self) -> list[int]:
         """Runs whose worker is no more."""
         mine, held = str(self.folder), {run.pid for run in self.runs()}
-        found = [(each.pid, _words(each)) for each in psutil.process_iter()]
-        runs = [pid for pid, words in found if words[1:4] == ["-m", "acmix", "run"] and mine in words[4]]
+        found = [(each.pid, words(each)) for each in psutil.process_iter()]
+        runs = [pid for pid, command in found if command[1:4] == ["-m", "acmix", "run"] and mine in command[4]]
         return [pid for pid in runs if pid not in held]
 
     def runs(self) -> list[psutil.Process]:
@@ -237,17 +238,3 @@ def cluster(folder: Path, *, database: str, workers: int, **more: object) -> Ite
         yield made
     finally:
         made.stop()
-
-
-def _until(condition: Callable[[], bool], *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"the condition did not come true within {seconds} s"
-        time.sleep(0.05)
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return []

@@ -4,10 +4,9 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +18,7 @@ from service.store.states import ENDED
 from tests.chaos import history, streams
 from tests.chaos.cluster import GRACE_SECONDS, Cluster, cluster
 from tests.chaos.history import Record
+from tests.flow.service_process import wait_for
 from tests.service.deployed import spec
 
 pytestmark = pytest.mark.release
@@ -70,14 +70,16 @@ class Client:
         return self.reader.job(job_id)
 
     def until_running(self, *job_ids: str) -> None:
-        until(lambda: all(self.reader.metrics(job_id) for job_id in job_ids), seconds=60)
+        wait_for(lambda: all(self.reader.metrics(job_id) for job_id in job_ids), within_seconds=60)
 
     def until_all_ended(self, seconds: float = 120) -> None:
-        until(lambda: all(self.job(job_id).status in ENDED for job_id in self.record.accepted), seconds=seconds)
+        wait_for(
+            lambda: all(self.job(job_id).status in ENDED for job_id in self.record.accepted), within_seconds=seconds
+        )
 
     def broken(self) -> list[str]:
         """What the judge finds, and runs that nobody holds."""
-        until(lambda: not self.made.runs(), seconds=10)
+        wait_for(lambda: not self.made.runs(), within_seconds=10)
         orphans = [f"an orphan: process {pid}" for pid in self.made.orphans()]
         return orphans + history.faults(self.made.engine, self.made.artifacts, self.record)
 
@@ -139,7 +141,7 @@ def test_a_cancel_ends_a_job_within_its_grace_and_five_seconds(made: Cluster, cl
     def cancel(job_id: str) -> None:
         asked_at = datetime.now(UTC)
         client.http.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
-        until(lambda: client.job(job_id).status in ENDED, seconds=60)
+        wait_for(lambda: client.job(job_id).status in ENDED, within_seconds=60)
         ended_at = client.job(job_id).ended_at
         assert ended_at is not None
         took.append((ended_at - asked_at).total_seconds())
@@ -163,7 +165,7 @@ def test_a_rolling_restart_costs_no_job_an_attempt_of_its_budgets(made: Cluster,
     for process in made.processes:
         started = process.starts
         process.send(signal.SIGTERM)
-        until(lambda process=process, started=started: process.starts > started, seconds=60)  # type: ignore[misc]  # its defaults bind
+        wait_for(lambda process=process, started=started: process.starts > started, within_seconds=60)  # type: ignore[misc]  # its defaults bind
         time.sleep(3)
     posting.over.set()
     posting.join()
@@ -215,13 +217,6 @@ class Posting(threading.Thread):
                 self._client.post(steps=60)
             except httpx.HTTPError:
                 continue
-
-
-def until(condition: Callable[[], Any], *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"the condition did not come true within {seconds} s"
-        time.sleep(0.1)
 
 
 def tell(figure: str) -> None:
