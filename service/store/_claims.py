@@ -13,6 +13,7 @@ from service.store.states import turn_at
 from service.store.tables import attempts, jobs, workers
 
 CLAIM_ORDER = (jobs.c.turn_at, jobs.c.id)
+FIRST_PAGE = 2  # most often the first fits, and a spec has kilobytes
 PAGE = 100
 
 
@@ -78,12 +79,12 @@ def _candidates(connection: Connection, now: datetime, gpus_free: int) -> Iterat
     """Due jobs that fit the free GPUs, in claim order, a page at a time."""
     fits = or_(jobs.c.gpus.is_(None), jobs.c.gpus <= gpus_free)
     columns = (jobs.c.id, jobs.c.resolved_spec, jobs.c.turn_at)
-    page = select(*columns).where(due(now), fits).order_by(*CLAIM_ORDER).limit(PAGE)
-    rows = connection.execute(page).all()
+    page = select(*columns).where(due(now), fits).order_by(*CLAIM_ORDER)
+    rows = connection.execute(page.limit(FIRST_PAGE)).all()
     while rows:
         yield from ((row.id, row.resolved_spec) for row in rows)
         last = rows[-1]
-        rows = connection.execute(page.where(behind(last.turn_at, last.id))).all()
+        rows = connection.execute(page.where(behind(last.turn_at, last.id)).limit(PAGE)).all()
 
 
 def _ran_seconds(connection: Connection, job: Job) -> float:
