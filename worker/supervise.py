@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -247,7 +248,8 @@ class Supervisor:
         )
         try:
             with self._lease_kept():
-                self.artifacts.put_folder(checkpoint.key, self.provisions.checkpoint_folder(data["step"]))
+                folder = self.provisions.checkpoint_folder(data["step"])
+                checkpoint = replace(checkpoint, stored_bytes=self.artifacts.put_folder(checkpoint.key, folder))
         except FileNotFoundError:
             log.info("%s: the checkpoint of step %s made way for a newer one", self.job.id, data["step"])
             self.artifacts.delete_prefix(checkpoint.key)

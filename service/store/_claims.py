@@ -1,13 +1,13 @@
 """The claim: which queued job is next for a worker, and how it becomes the worker's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, insert, literal, or_, select, tuple_
 
 from acmix.events import Event
-from service.store import _checkpoints, _journal
+from service.store import _checkpoints, _journal, _quotas
 from service.store.rows import Claim, Job, Json, read
 from service.store.states import turn_at
 from service.store.tables import attempts, jobs, workers
@@ -35,7 +35,8 @@ def due(now: datetime) -> ColumnElement[bool]:
 
 def lock_next(connection: Connection, now: datetime, gpus_free: int, can_run: Callable[[Json], bool]) -> Job | None:
     """The first job in claim order that this worker can run, locked; one that another is claiming is passed over."""
-    for job_id, resolved_spec in _candidates(connection, now, gpus_free):
+    exhausted = _quotas.exhausted(connection, now)
+    for job_id, resolved_spec in _candidates(connection, now, gpus_free, exhausted):
         if can_run(resolved_spec):
             still = select(jobs).where(jobs.c.id == job_id, due(now)).with_for_update(skip_locked=True)
             row = connection.execute(still).mappings().one_or_none()
@@ -75,11 +76,14 @@ def take(
     return Claim(_journal.append(connection, taken, now, [told]), resume, _ran_seconds(connection, taken))
 
 
-def _candidates(connection: Connection, now: datetime, gpus_free: int) -> Iterator[tuple[str, Json]]:
-    """Due jobs that fit the free GPUs, in claim order, a page at a time."""
+def _candidates(
+    connection: Connection, now: datetime, gpus_free: int, exhausted: Sequence[str]
+) -> Iterator[tuple[str, Json]]:
+    """Due jobs that fit the free GPUs and their tenants' limits, in claim order, a page at a time."""
     fits = or_(jobs.c.gpus.is_(None), jobs.c.gpus <= gpus_free)
     columns = (jobs.c.id, jobs.c.resolved_spec, jobs.c.turn_at)
     page = select(*columns).where(due(now), fits).order_by(*CLAIM_ORDER)
+    page = page.where(jobs.c.tenant.not_in(exhausted)) if exhausted else page
     rows = connection.execute(page.limit(FIRST_PAGE)).all()
     while rows:
         yield from ((row.id, row.resolved_spec) for row in rows)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, or_, select, update
 
-from service.store import _claims, _journal
+from service.store import _claims, _journal, _quotas
 from service.store.rows import Job, Outcome, read
 from service.store.states import ENDED, Verdict, judge
 from service.store.tables import attempts, jobs
@@ -27,6 +27,7 @@ def end_attempt(connection: Connection, job: Job, now: datetime, outcome: Outcom
     """Judge a locked, running job by the outcome of its attempt."""
     verdict = judge(job, outcome, max_failures=budgets.max_failures, max_losses=budgets.max_losses)
     _close(connection, job, now, outcome, verdict)
+    _quotas.book(connection, job, now)
     return _journal.move(
         connection,
         job,

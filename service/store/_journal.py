@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from acmix.errors import Reason
 from acmix.events import Event
@@ -14,9 +14,10 @@ from service.store.states import MOVES
 from service.store.tables import events, jobs, log_lines
 
 
-def lock(connection: Connection, job_id: str) -> Job:
-    """The job, its row locked until the transaction ends; JobNotFound."""
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).mappings().one_or_none()
+def lock(connection: Connection, job_id: str, mine: ColumnElement[bool]) -> Job:
+    """The job, its row locked until the transaction ends; JobNotFound, also where it is none of `mine`."""
+    this = select(jobs).where(jobs.c.id == job_id, mine)
+    row = connection.execute(this.with_for_update()).mappings().one_or_none()
     if row is None:
         raise JobNotFound(job_id)
     return read(Job, row)

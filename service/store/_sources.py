@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, Table, select
 
+from service.store._scope import of_tenant, of_tenants_jobs
 from service.store.errors import (
     CheckpointNotFound,
     DatasetNeeded,
@@ -19,32 +20,35 @@ from service.store.tables import checkpoints, datasets, jobs, weights
 CHECKPOINT = "ckpt_"
 
 
-def lock(connection: Connection, resolved_spec: Json) -> None:
+def lock(connection: Connection, resolved_spec: Json, tenant: str | None) -> None:
     """Hold on to what a spec starts from and reads until the transaction ends.
 
     Raises:
-        CheckpointNotFound, WeightsNotFound, DatasetNotFound: it is not there.
+        CheckpointNotFound, WeightsNotFound, DatasetNotFound: it is not there, or another tenant's.
         DatasetNotReady: it has not been checked yet, or was rejected.
     """
-    _lock_weights(connection, resolved_spec)
-    _lock_dataset(connection, resolved_spec)
+    _lock_weights(connection, resolved_spec, tenant)
+    _lock_dataset(connection, resolved_spec, tenant)
 
 
-def _lock_weights(connection: Connection, resolved_spec: Json) -> None:
+def _lock_weights(connection: Connection, resolved_spec: Json, tenant: str | None) -> None:
     source = resolved_spec["backbone"].get("weights")
     if source in {None, "timm"}:
         return
     table = checkpoints if source.startswith(CHECKPOINT) else weights
-    found = connection.execute(select(table.c.id).where(table.c.id == source).with_for_update(read=True)).first()
+    mine = of_tenants_jobs(checkpoints, tenant) if table is checkpoints else of_tenant(weights, tenant)
+    this = select(table.c.id).where(table.c.id == source, mine)
+    found = connection.execute(this.with_for_update(read=True)).first()
     if found is None:
         raise CheckpointNotFound(source) if table is checkpoints else WeightsNotFound(source)
 
 
-def _lock_dataset(connection: Connection, resolved_spec: Json) -> None:
+def _lock_dataset(connection: Connection, resolved_spec: Json, tenant: str | None) -> None:
     dataset_id = resolved_spec["dataset"].get("id")
     if dataset_id is None:
         return
-    named = select(datasets).where(datasets.c.id == dataset_id, datasets.c.deleted_at.is_(None))
+    listed = datasets.c.deleted_at.is_(None)
+    named = select(datasets).where(datasets.c.id == dataset_id, listed, of_tenant(datasets, tenant))
     row = connection.execute(named.with_for_update(read=True)).mappings().one_or_none()
     if row is None:
         raise DatasetNotFound(dataset_id)

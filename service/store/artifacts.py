@@ -28,24 +28,26 @@ class Artifacts:
         self._folder = Path(unquote(parts.path)).resolve() if parts.scheme == "file" else None
         self._store = _local(self._folder) if self._folder else from_url(url)
 
-    def put_folder(self, key: str, folder: Path) -> None:
+    def put_folder(self, key: str, folder: Path) -> int:
         """Store every file of a folder below `key`, the manifest last: its presence means that all are there.
 
-        Doing it again with the same manifest changes nothing.
+        Doing it again with the same manifest changes nothing. Returns how many bytes they have in all.
 
         Raises:
             ArtifactExists: another manifest is there.
             ArtifactsFull: the disk is full; what was stored below `key` before is not removed.
         """
         manifest = folder / MANIFEST
+        others = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != manifest]
+        size_bytes = sum(path.stat().st_size for path in (*others, manifest))
         if self._is_stored(f"{key}/{MANIFEST}", manifest.read_bytes()):
-            return
-        others = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != manifest)
+            return size_bytes
         for path in (*others, manifest):
             stored = f"{key}/{path.relative_to(folder).as_posix()}"
             with path.open("rb") as file, _telling_full(key):
                 obstore.put(self._store, stored, file, mode="create" if path == manifest else "overwrite")
                 self._sync(stored)
+        return size_bytes
 
     def put_file(self, key: str, file: BinaryIO) -> None:
         """Store what an open file holds from where it stands; ArtifactsFull."""

@@ -1,6 +1,6 @@
 """The store's parts, opened together: what every process of a deployment stands on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
@@ -14,11 +14,12 @@ from service.store.plans import Plans
 from service.store.predictions import Predictions
 from service.store.queue import Queue
 from service.store.reading import Reader
+from service.store.tenants import Tenants
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The ledger, the plans, the predictions, the data sets, the files and the broker of one deployment."""
+    """The ledger, plans, predictions, data sets, files, broker and tenants of one deployment."""
 
     settings: Settings
     engine: Engine
@@ -30,6 +31,15 @@ class Backend:
     checks: Checks
     artifacts: Artifacts
     queue: Queue
+    tenants: Tenants
+
+    def of(self, tenant: str) -> "Backend":
+        """The same for one tenant: nothing of another's is there. Plans and predictions have no owner.
+
+        Who asks for one of those names data sets and checkpoints, which are looked up before.
+        """
+        ledger, reader, datasets = self.ledger.of(tenant), self.reader.of(tenant), self.datasets.of(tenant)
+        return replace(self, ledger=ledger, reader=reader, datasets=datasets)
 
     def close(self) -> None:
         self.queue.close()
@@ -51,4 +61,5 @@ def open_backend(settings: Settings) -> Backend:
         checks=Checks(engine, lease_seconds=settings.lease_seconds, **budgets),
         artifacts=Artifacts(settings.artifacts_url),
         queue=Queue(settings.broker_url),
+        tenants=Tenants(engine),
     )

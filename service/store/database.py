@@ -3,7 +3,8 @@
 import json
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -56,18 +57,35 @@ def writing(engine: Engine) -> Engine:
     return engine.execution_options(writes=True)
 
 
-def migrate(engine: Engine) -> None:
+def migrate(engine: Engine, revision: str = "head") -> None:
     """Bring the tables up to date, in one transaction; of several processes that try at once, one does."""
     from alembic import command  # half a second of every process's start, and few migrate
 
-    with writing(engine).begin() as connection:
+    with writing(engine).connect() as connection, _tables_replaceable(connection), connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         config = _migrations()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
+
+
+@contextmanager
+def _tables_replaceable(connection: Connection) -> Iterator[None]:
+    """SQLite alters a table by putting another in its place, and as the old one goes, rows that point to it go along.
+
+    Foreign keys are therefore not heeded meanwhile, which can only be said outside a transaction.
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA foreign_keys = OFF")
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA foreign_keys = ON")
 
 
 def is_current(engine: Engine) -> bool:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, and_, delete, insert, select, update
 
-from service.store import _sources
+from service.store import _quotas, _sources
+from service.store._scope import Scoped
 from service.store.database import clock, writing
 from service.store.errors import (
     DatasetInCheck,
@@ -37,7 +38,7 @@ def parts_of(dataset_id: str, upload: int | None = None) -> str:
     return f"{folder_of(dataset_id)}/parts" + (f"/{upload:06d}" if upload is not None else "")
 
 
-class Datasets:
+class Datasets(Scoped):
     """One upload at a time holds a data set, by a lease; its number fences what it writes.
 
     Parts are stored first and listed afterwards, all parts of a request at once: what is listed is whole.
@@ -61,6 +62,7 @@ class Datasets:
         counts = dict.fromkeys(("received_bytes", "upload_number", "claims", "failures", "losses"), 0)
         row = {
             "id": new_id("ds"),
+            "tenant": self._owner,
             "name": name,
             "task": task,
             "format": format_,
@@ -81,9 +83,10 @@ class Datasets:
         Raises:
             DatasetNotFound: there is none.
             UploadNotTaken, UploadUnderWay, OffsetDiffers, LengthDiffers: it does not go with how the data set stands.
+            QuotaExceeded: its tenant may not store so much.
         """
         with self._writing.begin() as connection:
-            found = _lock(connection, dataset_id)
+            found = self._lock(connection, dataset_id)
             now = clock(connection)
             if found.status not in DATASET_ACTIONS["upload"]:
                 raise UploadNotTaken(found)
@@ -93,6 +96,7 @@ class Datasets:
                 raise OffsetDiffers(found, start)
             if total is not None and found.total_bytes not in {None, total}:
                 raise LengthDiffers(found, total)
+            _quotas.check_stored(connection, self._owner, (total or start) - start)
             number = found.upload_number + 1
             _change(connection, found, upload_number=number, upload_expires_at=now + self._lease)
             abandoned = found.upload_number if found.upload_expires_at is not None else None
@@ -101,7 +105,7 @@ class Datasets:
     def renew_upload(self, upload: Upload) -> None:
         """Keep hold of it; DatasetNotFound, UploadUnderWay where it is another's by now."""
         with self._writing.begin() as connection:
-            held = _lock_held(connection, upload)
+            held = self._lock_held(connection, upload)
             _change(connection, held, upload_expires_at=clock(connection) + self._lease)
 
     def commit_upload(self, upload: Upload, parts: Sequence[DatasetPart], total: int) -> Dataset:
@@ -109,6 +113,7 @@ class Datasets:
 
         Raises:
             DatasetNotFound, UploadUnderWay: it is another's by now; nothing is listed.
+            QuotaExceeded: others of its tenant have filled what it may store meanwhile.
         """
         rows = [
             {"dataset": upload.dataset, "start": part.start, "size_bytes": part.size_bytes, "key": part.key}
@@ -117,7 +122,8 @@ class Datasets:
         received = upload.start + sum(part.size_bytes for part in parts)
         assert received <= total, f"{received} bytes of {total}"
         with self._writing.begin() as connection:
-            held = _lock_held(connection, upload)
+            held = self._lock_held(connection, upload)
+            _quotas.check_stored(connection, self._owner, received - upload.start)
             connection.execute(insert(dataset_parts).values(upload=upload.number), rows)
             return _change(
                 connection,
@@ -130,7 +136,7 @@ class Datasets:
 
     def abandon_upload(self, upload: Upload) -> bool:
         """Let go of a data set. Whether the files of this upload are nobody's: nothing will list them any more."""
-        mine = (datasets.c.id == upload.dataset) & (datasets.c.upload_number == upload.number)
+        mine = and_(datasets.c.id == upload.dataset, datasets.c.upload_number == upload.number, self._mine(datasets))
         listed = select(dataset_parts.c.start).where(
             dataset_parts.c.dataset == upload.dataset, dataset_parts.c.upload == upload.number
         )
@@ -149,7 +155,7 @@ class Datasets:
             DatasetNeeded: a job that has not ended reads it.
         """
         with self._writing.begin() as connection:
-            found = _lock(connection, dataset_id, hidden_too=True)
+            found = self._lock(connection, dataset_id, hidden_too=True)
             if found.status not in DATASET_ACTIONS["delete"]:
                 raise DatasetInCheck(found)
             if found.deleted_at is None:
@@ -158,26 +164,24 @@ class Datasets:
 
     def delete(self, dataset_id: str) -> None:
         """Remove the row of a hidden one, whose files are gone."""
-        hidden = (datasets.c.id == dataset_id) & datasets.c.deleted_at.is_not(None)
+        hidden = and_(datasets.c.id == dataset_id, datasets.c.deleted_at.is_not(None), self._mine(datasets))
         with self._writing.begin() as connection:
             connection.execute(delete(datasets).where(hidden))
 
+    def _lock(self, connection: Connection, dataset_id: str, *, hidden_too: bool = False) -> Dataset:
+        this = select(datasets).where(datasets.c.id == dataset_id, self._mine(datasets))
+        this = this if hidden_too else this.where(datasets.c.deleted_at.is_(None))
+        row = connection.execute(this.with_for_update()).mappings().one_or_none()
+        if row is None:
+            raise DatasetNotFound(dataset_id)
+        return read(Dataset, row)
 
-def _lock(connection: Connection, dataset_id: str, *, hidden_too: bool = False) -> Dataset:
-    this = select(datasets).where(datasets.c.id == dataset_id)
-    this = this if hidden_too else this.where(datasets.c.deleted_at.is_(None))
-    row = connection.execute(this.with_for_update()).mappings().one_or_none()
-    if row is None:
-        raise DatasetNotFound(dataset_id)
-    return read(Dataset, row)
-
-
-def _lock_held(connection: Connection, upload: Upload) -> Dataset:
-    """The fence: the data set while this very upload has hold of it, locked."""
-    found = _lock(connection, upload.dataset)
-    if found.upload_number != upload.number or found.upload_expires_at is None:
-        raise UploadUnderWay(found)
-    return found
+    def _lock_held(self, connection: Connection, upload: Upload) -> Dataset:
+        """The fence: the data set while this very upload has hold of it, locked."""
+        found = self._lock(connection, upload.dataset)
+        if found.upload_number != upload.number or found.upload_expires_at is None:
+            raise UploadUnderWay(found)
+        return found
 
 
 def _change(connection: Connection, found: Dataset, **values: Any) -> Dataset:

@@ -130,6 +130,24 @@ class IdempotencyKeyReused(Exception):
         self.job = job
 
 
+class QuotaExceeded(Exception):
+    """A tenant would use more than it may."""
+
+    def __init__(self, tenant: str, of: str, used: float, most: float, would_do: str) -> None:
+        super().__init__(f"tenant {tenant} has {used:.10g} {of} and may have {most:.10g}; {would_do}")
+        self.used = used
+        self.most = most
+
+
+class KeyNotFound(Exception):
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"there is no key {key_id[:60]!r}; acmix keys list shows those that there are")
+
+
+class KeyRefused(Exception):
+    """What came as a key lets nobody in; the message says why, and never what it was."""
+
+
 class LeaseLost(Exception):
     """The job is no longer this attempt's: whoever wrote must kill its child, write nothing and leave."""
 

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Engine, Update, and_, delete, insert, select,
 from sqlalchemy.exc import IntegrityError
 
 from acmix.events import Event
-from service.store import _checkpoints, _claims, _endings, _journal, _projections, _sources
+from service.store import _checkpoints, _claims, _endings, _journal, _projections, _quotas, _sources
+from service.store._scope import Scoped
 from service.store.database import clock, insert_or_replace, writing
 from service.store.errors import IdempotencyKeyReused, JobNotEnded, LeaseLost, MoveRefused, WeightsNotFound
 from service.store.ids import new_id
@@ -20,7 +21,7 @@ from service.store.states import CANCELLED_BY_USER, ENDED, allowed_actions
 from service.store.tables import attempts, checkpoints, jobs, labels, weights, workers
 
 
-class Ledger:
+class Ledger(Scoped):
     """Writes of the API, of the worker (each fenced by the attempt: LeaseLost) and of the housekeeper."""
 
     def __init__(
@@ -46,21 +47,30 @@ class Ledger:
 
         Raises:
             IdempotencyKeyReused: the key came before with another body (by default the spec is the body).
+            QuotaExceeded: its tenant has no more to queue.
             CheckpointNotFound, WeightsNotFound: what it would start from is not there.
             DatasetNotFound, DatasetNotReady: what it would read is not there, or cannot be read.
         """
         body_sha256 = body_sha256 or _sha256_of(spec)
-        row = _new_row(spec, resolved_spec, parent=parent, idempotency_key=idempotency_key, body_sha256=body_sha256)
+        row = _new_row(
+            spec,
+            resolved_spec,
+            tenant=self._owner,
+            parent=parent,
+            idempotency_key=idempotency_key,
+            body_sha256=body_sha256,
+        )
         try:
             with self._writing.begin() as connection:
-                first = _first_under(connection, idempotency_key, body_sha256)
+                first = self._first_under(connection, idempotency_key, body_sha256)
                 if first:
                     return first, False
-                _sources.lock(connection, resolved_spec)
+                _quotas.check_queued(connection, self._owner, clock(connection))
+                _sources.lock(connection, resolved_spec, self._tenant)
                 return _insert(connection, row), True
         except IntegrityError:
             with self._writing.begin() as connection:  # another submit under this key was quicker
-                first = _first_under(connection, idempotency_key, body_sha256)
+                first = self._first_under(connection, idempotency_key, body_sha256)
             if first is None:
                 raise
             return first, False
@@ -68,12 +78,12 @@ class Ledger:
     def made_under(self, idempotency_key: str, body_sha256: str) -> Job | None:
         """The job that was submitted under this key, if any; IdempotencyKeyReused if it was with another body."""
         with self._reading.connect() as connection:
-            return _first_under(connection, idempotency_key, body_sha256)
+            return self._first_under(connection, idempotency_key, body_sha256)
 
     def request_cancel(self, job_id: str) -> tuple[Job, bool]:
         """Cancel a waiting job at once; wish it of a running one. Returns the job and whether anything changed."""
         with self._writing.begin() as connection:
-            job = _journal.lock(connection, job_id)
+            job = _journal.lock(connection, job_id, self._mine(jobs))
             if job.status in ENDED or job.requested == "cancel":
                 return job, False
             if job.status == "running":
@@ -83,7 +93,7 @@ class Ledger:
     def request_pause(self, job_id: str) -> tuple[Job, bool]:
         """Pause a queued job at once; wish it of a running one. MoveRefused where it has ended."""
         with self._writing.begin() as connection:
-            job = _journal.lock(connection, job_id)
+            job = _journal.lock(connection, job_id, self._mine(jobs))
             if job.status in ENDED:
                 raise MoveRefused(job, "pause", allowed_actions(job.status))
             if job.status == "paused" or job.requested:
@@ -93,13 +103,14 @@ class Ledger:
             return _journal.move(connection, job, clock(connection), "paused", None, not_before=None), True
 
     def resume(self, job_id: str) -> tuple[Job, bool]:
-        """Queue a paused job again, or take back the wish to pause it. MoveRefused where it has ended."""
+        """Queue a paused job again, or take back the wish to pause it. MoveRefused if it has ended; QuotaExceeded."""
         with self._writing.begin() as connection:
-            job = _journal.lock(connection, job_id)
+            job = _journal.lock(connection, job_id, self._mine(jobs))
             if job.status in ENDED:
                 raise MoveRefused(job, "resume", allowed_actions(job.status))
             if job.status == "paused":
                 now = clock(connection)
+                _quotas.check_queued(connection, job.tenant, now)
                 return _journal.move(connection, job, now, "queued", None, **_claims.lined_up(job.priority, now)), True
             if job.requested == "pause":
                 return _journal.change(connection, job, requested=None), True
@@ -108,22 +119,23 @@ class Ledger:
     def delete(self, job_id: str) -> None:
         """Remove an ended job and every row of it; JobNotEnded, JobNotFound, WeightsNeeded for a checkpoint of it."""
         with self._writing.begin() as connection:
-            job = _journal.lock(connection, job_id)
+            job = _journal.lock(connection, job_id, self._mine(jobs))
             if job.status not in ENDED:
                 raise JobNotEnded(job)
             _sources.lock_unneeded(connection, checkpoints, checkpoints.c.job == job_id)
             connection.execute(delete(jobs).where(jobs.c.id == job_id))
 
     def add_weights(self, uploaded: Weights) -> Weights:
-        """List an uploaded file, which is stored."""
+        """List an uploaded file, which is stored; QuotaExceeded."""
         with self._writing.begin() as connection:
-            row = {**asdict(uploaded), "created_at": clock(connection)}
+            _quotas.check_stored(connection, self._owner, uploaded.size_bytes)
+            row = {**asdict(uploaded), "tenant": self._owner, "created_at": clock(connection)}
             inserted = insert(weights).values(**row).returning(*weights.c)
             return read(Weights, connection.execute(inserted).mappings().one())
 
     def delete_weights(self, weights_id: str) -> None:
         """Unlist an uploaded file; WeightsNotFound, WeightsNeeded."""
-        this = weights.c.id == weights_id
+        this = and_(weights.c.id == weights_id, self._mine(weights))
         with self._writing.begin() as connection:
             _sources.lock_unneeded(connection, weights, this)
             if not connection.execute(delete(weights).where(this)).rowcount:
@@ -284,6 +296,19 @@ class Ledger:
             waiting = select(jobs.c.id).where(_claims.due(now), long_ago)
             return list(connection.execute(waiting.order_by(jobs.c.queued_at, jobs.c.id).limit(1000)).scalars())
 
+    def _first_under(self, connection: Connection, idempotency_key: str | None, body_sha256: str) -> Job | None:
+        """The job that this key made, if any; IdempotencyKeyReused if it was made from another body."""
+        if idempotency_key is None:
+            return None
+        # a key is its tenant's own: another's says nothing of it
+        this = and_(jobs.c.tenant == self._owner, jobs.c.idempotency_key == idempotency_key)
+        row = connection.execute(select(jobs).where(this)).mappings().one_or_none()
+        if row is None:
+            return None
+        if row["body_sha256"] != body_sha256:
+            raise IdempotencyKeyReused(read(Job, row))
+        return read(Job, row)
+
     def _lease_from(self, now: datetime) -> datetime:
         return now + timedelta(seconds=self._lease_seconds)
 
@@ -317,18 +342,6 @@ def _insert(connection: Connection, row: dict[str, Any]) -> Job:
         pairs = [{"job": job.id, "key": key, "value": value} for key, value in job.metadata.items()]
         connection.execute(insert(labels), pairs)
     return _journal.append_status(connection, job, now, "queued", None)
-
-
-def _first_under(connection: Connection, idempotency_key: str | None, body_sha256: str) -> Job | None:
-    """The job that this key made, if any; IdempotencyKeyReused if it was made from another body."""
-    if idempotency_key is None:
-        return None
-    row = connection.execute(select(jobs).where(jobs.c.idempotency_key == idempotency_key)).mappings().one_or_none()
-    if row is None:
-        return None
-    if row["body_sha256"] != body_sha256:
-        raise IdempotencyKeyReused(read(Job, row))
-    return read(Job, row)
 
 
 def _sha256_of(spec: Json) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, Select, exists, func, null, select
 from acmix.catalog import Catalog, Device
 from service.store import _claims, _series, _sources
 from service.store._checkpoints import NEWEST_FIRST
+from service.store._scope import Scoped
 from service.store.database import clock
 from service.store.errors import CheckpointNotFound, DatasetNotFound, JobNotFound, WeightsNotFound
 from service.store.rows import (
@@ -45,7 +46,7 @@ T = TypeVar("T")
 Listed = TypeVar("Listed", Job, Weights, Dataset)
 
 
-class Reader:
+class Reader(Scoped):
     """Reads of the API, the worker and the housekeeper. Lists of an unknown job are empty."""
 
     def __init__(self, engine: Engine) -> None:
@@ -65,7 +66,7 @@ class Reader:
 
     def job(self, job_id: str) -> Job:
         """JobNotFound."""
-        found = self._all(Job, select(jobs).where(jobs.c.id == job_id))
+        found = self._all(Job, select(jobs).where(jobs.c.id == job_id, self._mine(jobs)))
         if not found:
             raise JobNotFound(job_id)
         return found[0]
@@ -80,7 +81,7 @@ class Reader:
         metadata: Mapping[str, str] | None = None,
     ) -> Page[Job]:
         """Newest first; those whose fields and labels are all as given."""
-        wanted = select(jobs).order_by(jobs.c.id.desc())
+        wanted = select(jobs).where(self._mine(jobs)).order_by(jobs.c.id.desc())
         for column, value in ((jobs.c.status, status), (jobs.c.kind, kind), (jobs.c.name, name)):
             wanted = wanted if value is None else wanted.where(column == value)
         for key, value in (metadata or {}).items():
@@ -91,15 +92,15 @@ class Reader:
         return _page(self._all(Job, wanted.limit(limit + 1)), limit)
 
     def queue(self, limit: int = 20, after: str | None = None) -> Page[Job]:
-        """Queued jobs in claim order, those held back by a backoff too; JobNotFound if `after` is gone."""
-        wanted = select(jobs).where(jobs.c.status == "queued").order_by(*_claims.CLAIM_ORDER)
+        """Queued jobs in claim order, those held back by a backoff or a limit too; JobNotFound if `after` is gone."""
+        wanted = select(jobs).where(jobs.c.status == "queued", self._mine(jobs)).order_by(*_claims.CLAIM_ORDER)
         if after:
             last = self.job(after)
             wanted = wanted.where(_claims.behind(last.turn_at, last.id))
         return _page(self._all(Job, wanted.limit(limit + 1)), limit)
 
     def position(self, job_id: str) -> int | None:
-        """Where a queued job stands in the queue, 1 being next; None for any other."""
+        """Where a queued job stands in the queue of all tenants, 1 being next; None for any other."""
         job = self.job(job_id)
         if job.status != "queued":
             return None
@@ -112,7 +113,7 @@ class Reader:
 
     def events(self, job_id: str, after: int = 0, types: Sequence[str] = (), limit: int = 1000) -> list[StoredEvent]:
         """In rising number, those above `after`; of all types if none is given."""
-        wanted = select(events).where(events.c.job == job_id, events.c.number > after)
+        wanted = select(events).where(events.c.job == job_id, events.c.number > after, self._my_jobs(events))
         wanted = wanted.where(events.c.type.in_(types)) if types else wanted
         return self._all(StoredEvent, wanted.order_by(events.c.number).limit(limit))
 
@@ -121,7 +122,7 @@ class Reader:
     ) -> list[tuple[int, str]]:
         """(number, line) above `after`, numbered from 1 over all attempts; with `tail`, the last so many of them."""
         wanted = select(log_lines.c.number, log_lines.c.line)
-        wanted = wanted.where(log_lines.c.job == job_id, log_lines.c.number > after)
+        wanted = wanted.where(log_lines.c.job == job_id, log_lines.c.number > after, self._my_jobs(log_lines))
         newest_first = tail is not None
         order = log_lines.c.number.desc() if newest_first else log_lines.c.number
         most = limit if tail is None else min(tail, limit)
@@ -132,7 +133,7 @@ class Reader:
 
     def evaluations(self, job_id: str) -> list[Json]:
         """Data of the evaluation events in step order, the final one last."""
-        wanted = select(evaluations.c.data).where(evaluations.c.job == job_id)
+        wanted = select(evaluations.c.data).where(evaluations.c.job == job_id, self._my_jobs(evaluations))
         order = (evaluations.c.final, evaluations.c.step, evaluations.c.split)
         with self._engine.connect() as connection:
             return list(connection.execute(wanted.order_by(*order)).scalars())
@@ -151,6 +152,8 @@ class Reader:
         the least and the greatest value, so that no peak is lost.
         """
         with self._engine.connect() as connection:
+            if not self._sees(connection, job_id):
+                return []
             return _series.metrics(connection, job_id, names, x_from, x_to, max_points)
 
     def traces(
@@ -166,6 +169,8 @@ class Reader:
         More than `max_points` steps are thinned out evenly, first and last kept.
         """
         with self._engine.connect() as connection:
+            if not self._sees(connection, job_id):
+                return []
             traces = _series.traces(connection, job_id, x_from, x_to, max_points)
         return [trace for trace in traces if not layers or any(fnmatchcase(trace.layer, glob) for glob in layers)]
 
@@ -173,15 +178,18 @@ class Reader:
 
     def attempts(self, job_id: str) -> list[Attempt]:
         """Newest first."""
-        return self._all(Attempt, select(attempts).where(attempts.c.job == job_id).order_by(attempts.c.number.desc()))
+        wanted = select(attempts).where(attempts.c.job == job_id, self._my_jobs(attempts))
+        return self._all(Attempt, wanted.order_by(attempts.c.number.desc()))
 
     def checkpoints(self, job_id: str) -> list[Checkpoint]:
         """Newest first."""
-        return self._all(Checkpoint, select(checkpoints).where(checkpoints.c.job == job_id).order_by(*NEWEST_FIRST))
+        wanted = select(checkpoints).where(checkpoints.c.job == job_id, self._my_jobs(checkpoints))
+        return self._all(Checkpoint, wanted.order_by(*NEWEST_FIRST))
 
     def checkpoint(self, checkpoint_id: str) -> Checkpoint:
         """CheckpointNotFound."""
-        found = self._all(Checkpoint, select(checkpoints).where(checkpoints.c.id == checkpoint_id))
+        wanted = select(checkpoints).where(checkpoints.c.id == checkpoint_id, self._my_jobs(checkpoints))
+        found = self._all(Checkpoint, wanted)
         if not found:
             raise CheckpointNotFound(checkpoint_id)
         return found[0]
@@ -190,14 +198,14 @@ class Reader:
 
     def weights(self, weights_id: str) -> Weights:
         """WeightsNotFound."""
-        found = self._all(Weights, select(weights).where(weights.c.id == weights_id))
+        found = self._all(Weights, select(weights).where(weights.c.id == weights_id, self._mine(weights)))
         if not found:
             raise WeightsNotFound(weights_id)
         return found[0]
 
     def uploaded(self, limit: int = 20, after: str | None = None) -> Page[Weights]:
         """Uploaded weights, newest first."""
-        wanted = select(weights).order_by(weights.c.id.desc())
+        wanted = select(weights).where(self._mine(weights)).order_by(weights.c.id.desc())
         wanted = wanted.where(weights.c.id < after) if after else wanted
         return _page(self._all(Weights, wanted.limit(limit + 1)), limit)
 
@@ -215,7 +223,8 @@ class Reader:
 
     def dataset(self, dataset_id: str) -> Dataset:
         """DatasetNotFound."""
-        found = self._all(Dataset, select(datasets).where(datasets.c.id == dataset_id, datasets.c.deleted_at.is_(None)))
+        this = (datasets.c.id == dataset_id) & datasets.c.deleted_at.is_(None)
+        found = self._all(Dataset, select(datasets).where(this, self._mine(datasets)))
         if not found:
             raise DatasetNotFound(dataset_id)
         return found[0]
@@ -230,7 +239,8 @@ class Reader:
     ) -> Page[Dataset]:
         """Newest first, without their reports, which may be long; those whose fields are all as given."""
         columns = [column for column in datasets.c if column is not datasets.c.report]
-        wanted = select(*columns, null().label("report")).where(datasets.c.deleted_at.is_(None))
+        listed = (datasets.c.deleted_at.is_(None), self._mine(datasets))
+        wanted = select(*columns, null().label("report")).where(*listed)
         for column, value in ((datasets.c.name, name), (datasets.c.task, task), (datasets.c.status, status)):
             wanted = wanted if value is None else wanted.where(column == value)
         wanted = wanted.where(datasets.c.id < after) if after else wanted
@@ -238,8 +248,8 @@ class Reader:
 
     def dataset_parts(self, dataset_id: str) -> list[DatasetPart]:
         """What is stored of its archive, from its beginning."""
-        mine = select(dataset_parts).where(dataset_parts.c.dataset == dataset_id)
-        return self._all(DatasetPart, mine.order_by(dataset_parts.c.start))
+        parts = select(dataset_parts).join(datasets).where(datasets.c.id == dataset_id, self._mine(datasets))
+        return self._all(DatasetPart, parts.order_by(dataset_parts.c.start))
 
     # Workers and what they can run
 
@@ -264,6 +274,10 @@ class Reader:
         with self._engine.connect() as connection:
             rows = connection.execute(_seen_within(connection, timedelta(days=seen_within_days)))
             return [_worker(row) for row in rows.mappings()]
+
+    def _sees(self, connection: Connection, job_id: str) -> bool:
+        this = select(jobs.c.id).where(jobs.c.id == job_id, self._mine(jobs))
+        return connection.execute(this).first() is not None
 
     def _all(self, kind: type[T], wanted: Select[Any]) -> list[T]:
         with self._engine.connect() as connection:

@@ -27,6 +27,7 @@ class Job:
     """
 
     id: str
+    tenant: str
     kind: str
     name: str
     status: Status
@@ -97,8 +98,9 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that is whole: its files lie below `key` in the artifacts.
+    """A checkpoint that is whole: its files lie below `key` in the artifacts, `stored_bytes` of them in all.
 
+    `size_bytes` and `sha256` are those of its weights.
     `best`, `latest` and `created_at` are the ledger's to say: what a caller sets there is not read.
     """
 
@@ -112,6 +114,7 @@ class Checkpoint:
     size_bytes: int
     sha256: str
     key: str
+    stored_bytes: int = 0
     best: bool = False
     latest: bool = False
     created_at: datetime | None = None
@@ -133,6 +136,46 @@ class Weights:
     about: Json | None
     key: str
     created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Who works here; None is no limit. Stored bytes are those of checkpoints, weights and archives.
+
+    GPU hours are of a calendar month, by UTC; requests are of a minute.
+    """
+
+    name: str
+    most_queued: int | None
+    most_running: int | None
+    most_stored_bytes: int | None
+    most_gpu_hours: float | None
+    most_requests: int | None
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a tenant has at present, and the GPU hours of this month."""
+
+    queued: int
+    running: int
+    stored_bytes: int
+    gpu_hours: float
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key to the API, as far as it can be told: of the key itself only a hash is kept, and how it begins."""
+
+    id: str
+    tenant: str
+    name: str
+    prefix: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    used_at: datetime | None
 
 
 @dataclass(frozen=True)

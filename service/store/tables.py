@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UniqueConstraint,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
@@ -71,10 +72,49 @@ def _job(**more: Any) -> Column[Any]:
     return Column("job", Id, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, **more)
 
 
+# Who works here, and how much of it each may: no limit where none is said.
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("most_queued", Integer),
+    Column("most_running", Integer),
+    Column("most_stored_bytes", BigInteger),
+    Column("most_gpu_hours", Double),
+    Column("most_requests", Integer),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant", Text, ForeignKey("tenants.name"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("prefix", String(8), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("scopes", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+    Column("used_at", UtcDateTime),
+    Index(None, "prefix"),
+)
+
+# What attempts that have ended took, by the month of their end; jobs that are deleted leave it behind.
+usage = Table(
+    "usage",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("month", String(7), primary_key=True),
+    Column("gpu_seconds", Double, nullable=False),
+)
+
 jobs = Table(
     "jobs",
     metadata,
     Column("id", Id, primary_key=True),
+    Column("tenant", Text, nullable=False),
     Column("kind", String(40), nullable=False),
     Column("name", Text, nullable=False),
     Column("status", String(20), nullable=False),
@@ -106,13 +146,15 @@ jobs = Table(
     Column("best", Json),
     Column("last_event", Integer, nullable=False),
     Column("last_log_line", Integer, nullable=False),
-    Column("idempotency_key", Text, unique=True),
+    Column("idempotency_key", Text),
     Column("body_sha256", String(64)),
     CheckConstraint(f"status IN ({', '.join(repr(status) for status in STATUSES)})", name="status"),
     CheckConstraint("requested IN ('cancel', 'pause')", name="requested"),
-    Index(None, "status", "id"),
-    Index(None, "kind", "id"),
-    Index(None, "name", "id"),
+    UniqueConstraint("tenant", "idempotency_key"),
+    Index(None, "tenant", "id"),
+    Index(None, "tenant", "status", "id"),
+    Index(None, "tenant", "kind", "id"),
+    Index(None, "tenant", "name", "id"),
 )
 Index("ix_jobs_claim_order", jobs.c.status, jobs.c.turn_at, jobs.c.id)
 Index("ix_jobs_status_lease_expires_at", jobs.c.status, jobs.c.lease_expires_at)
@@ -197,6 +239,7 @@ checkpoints = Table(
     Column("kind", String(40), nullable=False),
     Column("metrics", Json, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
+    Column("stored_bytes", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("key", Text, nullable=False, unique=True),
     Column("best", Boolean, nullable=False),
@@ -234,6 +277,7 @@ weights = Table(
     "weights",
     metadata,
     Column("id", Id, primary_key=True),
+    Column("tenant", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
@@ -242,6 +286,7 @@ weights = Table(
     Column("about", Json),
     Column("key", Text, nullable=False, unique=True),
     Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "tenant", "id"),
 )
 
 # Data sets that users bring: uploaded, or lying below the data root where `path` is set.
@@ -249,6 +294,7 @@ datasets = Table(
     "datasets",
     metadata,
     Column("id", Id, primary_key=True),
+    Column("tenant", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("task", String(40), nullable=False),
     Column("format", String(40), nullable=False),
@@ -276,9 +322,10 @@ datasets = Table(
     Column("checked_at", UtcDateTime),
     Column("deleted_at", UtcDateTime),
     CheckConstraint(f"status IN ({', '.join(repr(status) for status in DATASET_STATUSES)})", name="status"),
-    Index(None, "status", "id"),
-    Index(None, "name", "id"),
-    Index(None, "task", "id"),
+    Index(None, "tenant", "id"),
+    Index(None, "tenant", "status", "id"),
+    Index(None, "tenant", "name", "id"),
+    Index(None, "tenant", "task", "id"),
 )
 
 # What of an archive is stored, by where it begins in it; an upload cut off goes on behind the last of them.

@@ -120,7 +120,8 @@ def test_deleting_a_job_leaves_no_row_of_it(ledger: Ledger, reader: Reader, engi
     ledger.log(job.id, 1, ["line"])
     save(ledger, job, 2)
     ledger.finish(job.id, 1, Outcome("succeeded"))
-    others = {"workers", "weights", "plans", "predictions", "datasets", "dataset_parts"}
+    files, requests = {"weights", "datasets", "dataset_parts"}, {"plans", "predictions"}
+    others = {"workers", "tenants", "keys", "usage", *files, *requests}
     assert all(found != before[table] for table, found in rows(engine).items() if table not in others)
     ledger.delete(job.id)
     assert rows(engine) == before

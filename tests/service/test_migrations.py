@@ -16,6 +16,20 @@ OLD_JOB = """
             '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z', 0, 0)
 """
 
+OF_A_JOB = (
+    "labels (job, key, value) VALUES ('job', 'study', 'depth')",
+    "events (job, number, at, attempt, type, message, data)"
+    " VALUES ('job', 1, '2026-01-01T00:00:00.000000Z', 0, 'status', 'queued', '{}')",
+    "metric_points (job, name, step, value) VALUES ('job', 'train/loss', 1, 0.5)",
+    "trace_steps (job, step, data) VALUES ('job', 1, '{}')",
+    "evaluations (job, step, split, final, best, data) VALUES ('job', 1, 'val', false, true, '{}')",
+    "attempts (job, number, worker, started_at, heartbeat_at)"
+    " VALUES ('job', 1, 'worker', '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z')",
+    "checkpoints (id, job, attempt, epoch, step, kind, metrics, size_bytes, sha256, key, best, latest, created_at)"
+    " VALUES ('ckpt', 'job', 1, 1, 1, 'epoch', '{}', 1, '', '', true, true, '2026-01-01T00:00:00.000000Z')",
+    "log_lines (job, number, line) VALUES ('job', 1, 'hello')",
+)
+
 
 def test_migrations_make_the_tables_that_the_code_names(empty_database_url: str) -> None:
     engine = connect(empty_database_url)
@@ -52,12 +66,29 @@ def test_processes_that_start_at_once_migrate_once(empty_database_url: str) -> N
 
 def test_jobs_queued_before_priority_aged_keep_their_order(empty_database_url: str) -> None:
     engine = connect(empty_database_url)
+    migrate(engine, "0005")
     with writing(engine).begin() as connection:
-        _upgrade(connection, "0005")
         for name, priority in (("first", 0), ("urgent", 1), ("last", -1)):
             connection.execute(text(OLD_JOB), {"id": name, "priority": priority})
-        _upgrade(connection, "head")
+    migrate(engine)
     assert [job.id for job in Reader(engine).queue().data] == ["urgent", "first", "last"]
+    engine.dispose()
+
+
+def test_what_belongs_to_a_job_stays_when_its_table_is_altered(empty_database_url: str) -> None:
+    engine = connect(empty_database_url)
+    migrate(engine, "0005")
+    with writing(engine).begin() as connection:
+        connection.execute(text(OLD_JOB), {"id": "job", "priority": 0})
+        for row in OF_A_JOB:
+            connection.execute(text(f"INSERT INTO {row}"))
+    migrate(engine)
+    with engine.connect() as connection:
+        for row in OF_A_JOB:
+            table = row.split()[0]
+            assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar() == 1, table
+        assert connection.execute(text("DELETE FROM jobs")).rowcount == 1
+        assert connection.execute(text("SELECT count(*) FROM events")).scalar() == 0, "foreign keys are heeded again"
     engine.dispose()
 
 
@@ -68,10 +99,6 @@ def test_downgrading_leaves_no_table(empty_database_url: str) -> None:
         command.downgrade(_config(connection), "base")
     assert set(inspect(engine).get_table_names()) == {"alembic_version"}
     engine.dispose()
-
-
-def _upgrade(connection: Connection, revision: str) -> None:
-    command.upgrade(_config(connection), revision)
 
 
 def _config(connection: Connection) -> Config:

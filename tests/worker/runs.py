@@ -40,10 +40,11 @@ class PausingArtifacts(Artifacts):
         super().__init__(url)
         self.stored, self.go_on = threading.Event(), threading.Event()
 
-    def put_folder(self, *arguments: object) -> None:
-        super().put_folder(*arguments)  # type: ignore[arg-type]  # handed through as they came
+    def put_folder(self, *arguments: object) -> int:
+        size_bytes = super().put_folder(*arguments)  # type: ignore[arg-type]  # handed through as they came
         self.stored.set()
         assert self.go_on.wait(30)
+        return size_bytes
 
 
 def runs() -> list[int]:

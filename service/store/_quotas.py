@@ -1,0 +1,119 @@
+"""What a tenant may use, asked in the very transaction that would use more of it."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import ColumnElement, Connection, Table, func, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from service.store.errors import QuotaExceeded
+from service.store.rows import Job, Tenant, Used, columns, read
+from service.store.tables import checkpoints, datasets, jobs, tenants, usage, weights
+
+HOUR_SECONDS = 3600
+
+
+def check_queued(connection: Connection, tenant: str, now: datetime) -> None:
+    """QuotaExceeded where one more job may not be queued. Others of this tenant wait until the transaction ends."""
+    limits = _lock(connection, tenant)
+    if limits is None:
+        return
+    if limits.most_queued is not None and (queued := _count(connection, tenant, "queued")) >= limits.most_queued:
+        raise QuotaExceeded(tenant, "queued jobs", queued, limits.most_queued, "wait until one begins, or cancel one")
+    if limits.most_gpu_hours is not None and (used := gpu_hours(connection, tenant, now)) >= limits.most_gpu_hours:
+        raise QuotaExceeded(tenant, "GPU hours this month", used, limits.most_gpu_hours, "wait for the next month")
+    _check_room(connection, limits, more_bytes=0)
+
+
+def check_stored(connection: Connection, tenant: str, more_bytes: int) -> None:
+    """QuotaExceeded where so many bytes more may not be stored."""
+    if limits := _lock(connection, tenant):
+        _check_room(connection, limits, more_bytes)
+
+
+def exhausted(connection: Connection, now: datetime) -> list[str]:
+    """Tenants that may have no attempt begun. Where any is limited so, claims go one after the other."""
+    limited = or_(tenants.c.most_running.is_not(None), tenants.c.most_gpu_hours.is_not(None))
+    wanted = select(*columns(Tenant, tenants)).where(limited).order_by(tenants.c.name).with_for_update()
+    found = [read(Tenant, row) for row in connection.execute(wanted).mappings()]
+    return [tenant.name for tenant in found if _is_exhausted(connection, tenant, now)]
+
+
+def used(connection: Connection, tenant: str, now: datetime) -> Used:
+    """What a tenant uses."""
+    return Used(
+        queued=_count(connection, tenant, "queued"),
+        running=_count(connection, tenant, "running"),
+        stored_bytes=stored_bytes(connection, tenant),
+        gpu_hours=gpu_hours(connection, tenant, now),
+    )
+
+
+def stored_bytes(connection: Connection, tenant: str) -> int:
+    """Of checkpoints with all their files, uploaded weights and uploaded archives."""
+    sums = (
+        select(func.sum(checkpoints.c.stored_bytes))
+        .join(jobs, jobs.c.id == checkpoints.c.job)
+        .where(_of(jobs, tenant)),
+        select(func.sum(weights.c.size_bytes)).where(_of(weights, tenant)),
+        select(func.sum(datasets.c.received_bytes)).where(_of(datasets, tenant)),
+    )
+    return sum(int(connection.execute(each).scalar_one() or 0) for each in sums)
+
+
+def gpu_hours(connection: Connection, tenant: str, now: datetime) -> float:
+    """Of attempts that ended this month, and of those that run."""
+    this_month = select(usage.c.gpu_seconds).where(_of(usage, tenant), usage.c.month == month_of(now))
+    ended = connection.execute(this_month).scalar_one_or_none() or 0.0
+    running = select(jobs.c.claimed_at, jobs.c.resolved_spec).where(_of(jobs, tenant), jobs.c.status == "running")
+    rows = connection.execute(running).all()
+    live = sum(row.resolved_spec["resources"]["gpus"] * (now - row.claimed_at).total_seconds() for row in rows)
+    return float(ended + live) / HOUR_SECONDS
+
+
+def book(connection: Connection, job: Job, now: datetime) -> None:
+    """Put down what the attempt took that ends now."""
+    gpus = job.resolved_spec["resources"]["gpus"]
+    if not gpus or job.claimed_at is None:
+        return
+    took = gpus * (now - job.claimed_at).total_seconds()
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    row = insert(usage).values(tenant=job.tenant, month=month_of(now), gpu_seconds=took)
+    more = {"gpu_seconds": usage.c.gpu_seconds + row.excluded.gpu_seconds}
+    connection.execute(row.on_conflict_do_update(index_elements=["tenant", "month"], set_=more))
+
+
+def month_of(now: datetime) -> str:
+    """2026-11, say; a month is UTC's."""
+    return f"{now.astimezone(UTC):%Y-%m}"
+
+
+def _lock(connection: Connection, tenant: str) -> Tenant | None:
+    """The limits of a tenant, if it has a row, which stays locked: two that come at once may not both be the last."""
+    wanted = select(*columns(Tenant, tenants)).where(tenants.c.name == tenant).with_for_update()
+    row = connection.execute(wanted).mappings().one_or_none()
+    return read(Tenant, row) if row else None
+
+
+def _check_room(connection: Connection, limits: Tenant, more_bytes: int) -> None:
+    most = limits.most_stored_bytes
+    if most is None:
+        return
+    stored = stored_bytes(connection, limits.name)
+    if stored + max(more_bytes, 1) > most:
+        raise QuotaExceeded(limits.name, "stored bytes", stored, most, "delete jobs, weights or data sets")
+
+
+def _is_exhausted(connection: Connection, tenant: Tenant, now: datetime) -> bool:
+    most_running, most_gpu_hours = tenant.most_running, tenant.most_gpu_hours
+    if most_running is not None and _count(connection, tenant.name, "running") >= most_running:
+        return True
+    return most_gpu_hours is not None and gpu_hours(connection, tenant.name, now) >= most_gpu_hours
+
+
+def _count(connection: Connection, tenant: str, status: str) -> int:
+    counted = select(func.count()).select_from(jobs).where(_of(jobs, tenant), jobs.c.status == status)
+    return connection.execute(counted).scalar_one()
+
+
+def _of(table: Table, tenant: str) -> ColumnElement[bool]:
+    return table.c.tenant == tenant

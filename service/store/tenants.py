@@ -1,0 +1,152 @@
+"""Tenants and their keys: who may call, for what, and how much of the service is theirs."""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, Engine, insert, or_, select, update
+
+from service.store import _quotas
+from service.store.database import clock, insert_unless_there, writing
+from service.store.errors import KeyNotFound, KeyRefused
+from service.store.ids import new_id
+from service.store.rows import Key, Tenant, Used, columns, read
+from service.store.tables import keys, tenants
+
+KEY = re.compile(r"acmix_([0-9A-Za-z]{8})_([0-9A-Za-z_-]{43})", re.ASCII)
+SECRET_BYTES = 32
+PREFIX_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+PREFIX_LENGTH = 8
+USED_EVERY = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose key it was, and how many requests a minute its tenant may make; None is no limit."""
+
+    key: Key
+    most_requests: int | None
+
+
+class Tenants:
+    """What `acmix keys` and `acmix tenants` write, and what the API asks of every request."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._reading = engine
+        self._writing = writing(engine)
+
+    # Keys
+
+    def create_key(
+        self, tenant: str, *, name: str, scopes: Sequence[str], lasts: timedelta | None = None
+    ) -> tuple[Key, str]:
+        """A new key of a tenant, which is made if it is not there, and the text that is told this once."""
+        prefix = "".join(secrets.choice(PREFIX_ALPHABET) for _ in range(PREFIX_LENGTH))
+        text = f"acmix_{prefix}_{secrets.token_urlsafe(SECRET_BYTES)}"
+        with self._writing.begin() as connection:
+            now = clock(connection)
+            insert_unless_there(connection, tenants, {"name": tenant, "created_at": now})
+            row = {
+                "id": new_id("key"),
+                "tenant": tenant,
+                "name": name,
+                "prefix": prefix,
+                "sha256": _sha256(text),
+                "scopes": list(scopes),
+                "created_at": now,
+                "expires_at": now + lasts if lasts else None,
+            }
+            inserted = insert(keys).values(**row).returning(*columns(Key, keys))
+            return read(Key, connection.execute(inserted).mappings().one()), text
+
+    def keys(self) -> list[Key]:
+        """All of them, oldest first, those too that are good no more."""
+        with self._reading.connect() as connection:
+            rows = connection.execute(select(*columns(Key, keys)).order_by(keys.c.id)).mappings()
+            return [read(Key, row) for row in rows]
+
+    def revoke_key(self, key_id: str) -> Key:
+        """From now on it is refused; KeyNotFound. Once revoked it stays so."""
+        with self._writing.begin() as connection:
+            this = keys.c.id == key_id
+            good = update(keys).where(this, keys.c.revoked_at.is_(None))
+            connection.execute(good.values(revoked_at=clock(connection)))
+            row = connection.execute(select(*columns(Key, keys)).where(this)).mappings().one_or_none()
+            if row is None:
+                raise KeyNotFound(key_id)
+            return read(Key, row)
+
+    def are_keys_in_use(self) -> bool:
+        """Whether a key was ever made. That the last one was revoked lets nobody in."""
+        with self._reading.connect() as connection:
+            return connection.execute(select(keys.c.id).limit(1)).first() is not None
+
+    def caller(self, text: str) -> Caller:
+        """Whose key this is; KeyRefused where it is none, was revoked or has expired."""
+        form = KEY.fullmatch(text)
+        if form is None:
+            raise KeyRefused("the key has not the form of one; they begin with acmix_")
+        with self._reading.connect() as connection:
+            now = clock(connection)
+            found = _matching(connection, form.group(1), text)
+        if found is None:
+            raise KeyRefused("there is no such key")
+        _check_good(found.key, now)
+        if found.key.used_at is None or found.key.used_at < now - USED_EVERY:
+            self._note_use(found.key.id, now)
+        return found
+
+    # Limits
+
+    def limit(self, tenant: str, limits: Mapping[str, float | None]) -> Tenant:
+        """Set some limits of a tenant, which is made if it is not there; None takes one away."""
+        with self._writing.begin() as connection:
+            insert_unless_there(connection, tenants, {"name": tenant, "created_at": clock(connection)})
+            this = tenants.c.name == tenant
+            if limits:
+                connection.execute(update(tenants).where(this).values(**limits))
+            found = select(*columns(Tenant, tenants)).where(this)
+            return read(Tenant, connection.execute(found).mappings().one())
+
+    def tenants(self) -> list[Tenant]:
+        """By name."""
+        with self._reading.connect() as connection:
+            rows = connection.execute(select(*columns(Tenant, tenants)).order_by(tenants.c.name)).mappings()
+            return [read(Tenant, row) for row in rows]
+
+    def usage(self, tenant: str) -> tuple[Tenant, Used]:
+        """The limits of a tenant, and what it uses of them; without a row it has none."""
+        with self._reading.connect() as connection:
+            wanted = select(*columns(Tenant, tenants)).where(tenants.c.name == tenant)
+            row = connection.execute(wanted).mappings().one_or_none()
+            limits = read(Tenant, row) if row else Tenant(tenant, None, None, None, None, None)
+            return limits, _quotas.used(connection, tenant, clock(connection))
+
+    def _note_use(self, key_id: str, now: datetime) -> None:
+        before = or_(keys.c.used_at.is_(None), keys.c.used_at < now)
+        with self._writing.begin() as connection:
+            connection.execute(update(keys).where(keys.c.id == key_id, before).values(used_at=now))
+
+
+def _matching(connection: Connection, prefix: str, text: str) -> Caller | None:
+    """The key of this text: found by its prefix, which is no secret, and told by its hash in constant time."""
+    wanted = select(*columns(Key, keys), keys.c.sha256, tenants.c.most_requests).join(tenants)
+    for row in connection.execute(wanted.where(keys.c.prefix == prefix)).mappings():
+        if hmac.compare_digest(row["sha256"], _sha256(text)):
+            return Caller(read(Key, row), row["most_requests"])
+    return None
+
+
+def _check_good(key: Key, now: datetime) -> None:
+    if key.revoked_at is not None:
+        raise KeyRefused(f"key {key.id} was revoked at {key.revoked_at:%Y-%m-%dT%H:%M:%SZ}")
+    if key.expires_at is not None and key.expires_at <= now:
+        raise KeyRefused(f"key {key.id} has expired at {key.expires_at:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
