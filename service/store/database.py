@@ -1,5 +1,6 @@
 """Connections to SQLite and PostgreSQL, both first-class, and what the two say differently."""
 
+import hashlib
 import json
 import sqlite3
 import time
@@ -101,6 +102,13 @@ def is_current(engine: Engine) -> bool:
 def clock(connection: Connection) -> datetime:
     """What time it is, by the database alone: no other clock has a say in leases."""
     return connection.execute(select(_ClockTime())).scalar_one()
+
+
+def one_at_a_time(connection: Connection, what: str) -> None:
+    """Of transactions that do this, let one through at a time. On SQLite no two write at once anyway."""
+    if connection.dialect.name == "postgresql":
+        number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], signed=True)
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
 
 def insert_or_replace(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

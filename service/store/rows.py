@@ -14,6 +14,7 @@ from acmix.errors import Reason
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Wish = Literal["cancel", "pause"]
 DatasetStatus = Literal["empty", "uploading", "checking", "ready", "rejected"]
+EventType = Literal["job.queued", "job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
 DeliveryStatus = Literal["pending", "delivered", "dead"]
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -344,7 +345,7 @@ class Webhook:
     tenant: str
     name: str
     url: str
-    types: list[str]
+    types: list[EventType]
     secret: str = field(repr=False)  # what is printed ends up in logs
     created_at: datetime
     disabled_at: datetime | None
