@@ -25,6 +25,7 @@ from service.routes import (
     predictions,
     results,
     series,
+    webhooks,
     weights,
     workers,
 )
@@ -59,7 +60,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
     )
     app.state.backend = open_backend(given or settings.load())
     of_jobs = (plans, jobs, actions, results, series, events, checkpoints, predictions)
-    app.state.routers = [part.router for part in (health, catalog, *of_jobs, weights, datasets, workers)]
+    app.state.routers = [part.router for part in (health, catalog, *of_jobs, weights, datasets, webhooks, workers)]
     for router in app.state.routers:
         app.include_router(router)
     errors.install(app)
