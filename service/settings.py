@@ -43,6 +43,11 @@ class Settings:
     planner_idle_seconds: float
 
 
+def api_key(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The key that the command line's clients send."""
+    return environ.get("ACMIX_API_KEY") or None
+
+
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of this process; SettingInvalid names the variable that is wrong."""
     data_folder = Path(environ.get("ACMIX_DATA") or "data").expanduser().resolve()
@@ -67,6 +72,11 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         data_cache_bytes=_number(environ, "DATA_CACHE_BYTES", 100 * 2**30, least=0, most=2**50),
         planner_idle_seconds=_number(environ, "PLANNER_IDLE_SECONDS", math.inf, least=1, most=math.inf),
     )
+
+
+def load_for(data: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of a command that works on a service's own database: the environment's, else of a data folder."""
+    return load({**environ, "ACMIX_DATA": str(data)})
 
 
 def _url(environ: Mapping[str, str], variable: str, default: str) -> str:
