@@ -282,6 +282,22 @@ class Worker(Answer):
     seen_at: datetime
 
 
+class Share(Answer):
+    """How much is used, of how much; without a limit, null."""
+
+    used: float
+    limit: float | None
+
+
+class Usage(Answer):
+    tenant: str
+    queued: Share = Field(description="jobs")
+    running: Share = Field(description="jobs")
+    stored_bytes: Share = Field(description="of checkpoints, uploaded weights and archives")
+    gpu_hours: Share = Field(description="of this calendar month, by UTC")
+    requests_per_minute: int | None
+
+
 class Health(Answer):
     status: Literal["ok", "ready"]
 

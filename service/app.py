@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import errors, openapi, settings
+from service import access, errors, openapi, settings
+from service.rates import Rates
 from service.routes import (
     actions,
     catalog,
@@ -25,6 +26,7 @@ from service.routes import (
     predictions,
     results,
     series,
+    usage,
     webhooks,
     weights,
     workers,
@@ -57,10 +59,12 @@ def create_app(given: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan,
         responses=openapi.PROBLEM_RESPONSES,
+        dependencies=[Depends(access.admit)],
     )
     app.state.backend = open_backend(given or settings.load())
+    app.state.rates = Rates()
     of_jobs = (plans, jobs, actions, results, series, events, checkpoints, predictions)
-    app.state.routers = [part.router for part in (health, catalog, *of_jobs, weights, datasets, webhooks, workers)]
+    app.state.routers = [part.router for part in (health, catalog, *of_jobs, weights, datasets, webhooks, workers, usage)]
     for router in app.state.routers:
         app.include_router(router)
     errors.install(app)

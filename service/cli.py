@@ -27,7 +27,8 @@ from rich.progress import (
 from rich.table import Table
 
 from acmix.formats import FORMATS
-from service import plan_table
+from service import plan_table, settings
+from service.cli_keys import key_verbs, tenant_verbs
 from service.client import Client, ServiceError
 from service.launcher import Launcher, LaunchFailed, free_port, stop_on_signals
 from service.settings import SettingInvalid
@@ -46,7 +47,9 @@ Url = Annotated[str, typer.Option(envvar="ACMIX_URL", help="where the service is
 
 @main.command()
 def up(
-    host: Annotated[str, typer.Option(help="a loopback address")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="the address to bind; one that others can reach once there is an API key")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     data: Annotated[Path, typer.Option(help="database, artifacts and logs lie in this one folder")] = Path("data"),
     workers: Annotated[int, typer.Option(min=1, max=64, help="worker processes; one drives all GPUs of a machine")] = 1,
@@ -101,7 +104,7 @@ def submit(
 ) -> None:
     """Post a job; prints its id."""
     with _sentences():
-        client = Client(url)
+        client = _client(url)
         job = client.submit(_json_of(spec))
         print(job["id"])
         if watch:
@@ -127,7 +130,7 @@ def plan(
 def watch(job: str, url: Url = DEFAULT_URL) -> None:
     """Show a job's progress until it ends, then its result."""
     with _sentences():
-        client, console = Client(url), Console()
+        client, console = _client(url), Console()
         _follow(console, client, job)
         _print_result(console, client, job)
 
@@ -136,14 +139,14 @@ def watch(job: str, url: Url = DEFAULT_URL) -> None:
 def cancel(job: str, url: Url = DEFAULT_URL) -> None:
     """End a job; what it has stored stays."""
     with _sentences():
-        print(Client(url).cancel(job)["status"])
+        print(_client(url).cancel(job)["status"])
 
 
 @main.command()
 def pause(job: str, url: Url = DEFAULT_URL) -> None:
     """Have a job give its device back until it is resumed."""
     with _sentences():
-        paused = Client(url).pause(job)
+        paused = _client(url).pause(job)
         print("pausing" if paused["requested"] == "pause" else paused["status"])
 
 
@@ -151,14 +154,14 @@ def pause(job: str, url: Url = DEFAULT_URL) -> None:
 def resume(job: str, url: Url = DEFAULT_URL) -> None:
     """Queue a paused job again; it goes on where it was."""
     with _sentences():
-        print(Client(url).resume(job)["status"])
+        print(_client(url).resume(job)["status"])
 
 
 @main.command()
 def retry(job: str, url: Url = DEFAULT_URL) -> None:
     """Do an ended job again, from its start; prints the new one's id."""
     with _sentences():
-        print(Client(url).retry(job)["id"])
+        print(_client(url).retry(job)["id"])
 
 
 @main.command()
@@ -171,7 +174,7 @@ def predict(
 ) -> None:
     """What a checkpoint names in an image, as JSON; or drawn on it."""
     with _sentences():
-        client = Client(url)
+        client = _client(url)
         if drawn:
             drawn.write_bytes(client.predict_drawn(checkpoint, image, min_score=min_score))
         else:
@@ -202,14 +205,14 @@ def upload(
 ) -> None:
     """Upload weights; prints the id that a spec's `backbone.weights` takes."""
     with _sentences():
-        print(Client(url).upload_weights(file, name=name or file.name[:200])["id"])
+        print(_client(url).upload_weights(file, name=name or file.name[:200])["id"])
 
 
 @weights_verbs.command(name="list")
 def list_weights(url: Url = DEFAULT_URL) -> None:
     """Uploaded weights, newest first, a line each: id, numbers, name."""
     with _sentences():
-        for each in Client(url).weights():
+        for each in _client(url).weights():
             print(each["id"], each["params"], each["name"], sep="\t")
 
 
@@ -217,9 +220,11 @@ def list_weights(url: Url = DEFAULT_URL) -> None:
 def delete(weights: str, url: Url = DEFAULT_URL) -> None:
     """Delete uploaded weights; refused while a job that has not ended starts from them."""
     with _sentences():
-        Client(url).delete_weights(weights)
+        _client(url).delete_weights(weights)
 
 
+main.add_typer(key_verbs, name="keys")
+main.add_typer(tenant_verbs, name="tenants")
 datasets_verbs = typer.Typer(no_args_is_help=True, help="Your own data.")
 main.add_typer(datasets_verbs, name="datasets")
 
@@ -237,7 +242,7 @@ def create(
     ] = None,
 ) -> None:
     """Declare a data set; prints its id, which `datasets upload` takes."""
-    with _sentences(), Client(url) as client:
+    with _sentences(), _client(url) as client:
         given = {"options": _json_object(options, "--options"), "sha256": sha256, "path": path}
         print(client.create_dataset(name, task=task, format_=format_, **given)["id"])
 
@@ -253,7 +258,7 @@ def upload_dataset(
 ) -> None:
     """Upload the archive, part by part: the same command again goes on where it was cut off. Prints the status."""
     console = Console(stderr=True)
-    with _sentences(), Client(url) as client:
+    with _sentences(), _client(url) as client:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
             line = bar.add_task("uploading", total=archive.stat().st_size)
@@ -271,7 +276,7 @@ def upload_dataset(
 @datasets_verbs.command(name="list")
 def list_datasets(url: Url = DEFAULT_URL) -> None:
     """Data sets, newest first, a line each: id, status, task, format, name."""
-    with _sentences(), Client(url) as client:
+    with _sentences(), _client(url) as client:
         for each in client.datasets():
             print(*(each[field] for field in ("id", "status", "task", "format", "name")), sep="\t")
 
@@ -279,14 +284,14 @@ def list_datasets(url: Url = DEFAULT_URL) -> None:
 @datasets_verbs.command()
 def show(dataset: str, url: Url = DEFAULT_URL) -> None:
     """All that is known of a data set, as JSON."""
-    with _sentences(), Client(url) as client:
+    with _sentences(), _client(url) as client:
         print(json.dumps(client.dataset(dataset), indent=1))
 
 
 @datasets_verbs.command(name="delete")
 def delete_dataset(dataset: str, url: Url = DEFAULT_URL) -> None:
     """Delete a data set; refused while it is being checked, or a job that has not ended reads it."""
-    with _sentences(), Client(url) as client:
+    with _sentences(), _client(url) as client:
         client.delete_dataset(dataset)
 
 
@@ -413,6 +418,10 @@ def _json_object(text: str, named: str) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ServiceError(f"{named} must hold a JSON object")
     return body
+
+
+def _client(url: str) -> Client:
+    return Client(url, key=settings.api_key())
 
 
 @contextmanager

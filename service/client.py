@@ -52,12 +52,13 @@ class RequestRefused(ServiceError):
 
 
 class Client:
-    """Speaks to the service at `url`; every method raises ServiceError."""
+    """Speaks to the service at `url`, with a key where it asks for one; every method raises ServiceError."""
 
-    def __init__(self, url: str, *, timeout_seconds: float = 30.0) -> None:
+    def __init__(self, url: str, *, key: str | None = None, timeout_seconds: float = 30.0) -> None:
         self.url = url.rstrip("/")
         self._timeout_seconds = timeout_seconds
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_seconds)
 
     def __enter__(self) -> "Client":
         return self
@@ -262,6 +263,10 @@ class Client:
 
     def delete(self, job_id: str) -> None:
         self._answer("DELETE", f"/v1/jobs/{job_id}")
+
+    def usage(self) -> Json:
+        """What the key's tenant has used, and its limits."""
+        return self._json("GET", "/v1/usage")
 
     def workers(self) -> list[Json]:
         found: list[Json] = self._json("GET", "/v1/workers")["data"]

@@ -1,4 +1,4 @@
-"""What a route may ask for: the backend that the app opened, and ids from the path."""
+"""What a route may ask for: its caller, the store as that one's tenant sees it, and ids from the path."""
 
 import re
 from typing import Annotated, Any
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Request
 
 from acmix.spec import ULID
+from service.access import Access
 from service.store.backend import Backend
 from service.store.errors import (
     CheckpointNotFound,
@@ -17,7 +18,17 @@ from service.store.errors import (
 )
 
 
-def of(request: Request) -> Backend:
+def _access(request: Request) -> Access:
+    access: Access = request.state.access
+    return access
+
+
+def _store(request: Request) -> Backend:
+    """Of the caller's tenant; no route has another."""
+    return _whole(request).of(_access(request).tenant)
+
+
+def _whole(request: Request) -> Backend:
     backend: Backend = request.app.state.backend
     return backend
 
@@ -65,7 +76,9 @@ def _delivery_id(delivery_id: Annotated[str, _id("dlv")]) -> str:
     return delivery_id
 
 
-Store = Annotated[Backend, Depends(of)]
+Store = Annotated[Backend, Depends(_store)]
+Deployment = Annotated[Backend, Depends(_whole)]  # for the routes that tell nothing of anybody
+Caller = Annotated[Access, Depends(_access)]
 JobId = Annotated[str, Depends(_job_id)]
 CheckpointId = Annotated[str, Depends(_checkpoint_id)]
 WeightsId = Annotated[str, Depends(_weights_id)]

@@ -27,6 +27,7 @@ from service.store.errors import (
     JobNotEnded,
     JobNotFound,
     MoveRefused,
+    QuotaExceeded,
     WebhookDisabled,
     WebhookNotFound,
     WebhooksExhausted,
@@ -37,6 +38,7 @@ from service.store.states import allowed_actions, allowed_dataset_actions
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
+QUOTA_RETRY_SECONDS = 60
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(WebhooksExhausted, _webhooks_exhausted)
     app.add_exception_handler(ArtifactsFull, _artifacts_full)
     app.add_exception_handler(IdempotencyKeyReused, _key_reused)
+    app.add_exception_handler(QuotaExceeded, _quota_exceeded)
     for away in AWAY:
         app.add_exception_handler(away, _database_away)
 
@@ -207,6 +210,12 @@ def _artifacts_full(request: Request, error: Any) -> JSONResponse:
 def _key_reused(request: Request, error: Any) -> JSONResponse:
     fault = Problem("/header/idempotency-key", "idempotency_key_reused", str(error))
     return problem(request, 422, "idempotency_key_reused", str(error), problems=[fault])
+
+
+def _quota_exceeded(request: Request, error: Any) -> JSONResponse:
+    fault = Problem("", "quota_exceeded", str(error), limit=error.most, actual=error.used)
+    headers = {"Retry-After": str(QUOTA_RETRY_SECONDS)}
+    return problem(request, 429, "quota_exceeded", str(error), problems=[fault], headers=headers)
 
 
 def _database_away(request: Request, error: Any) -> JSONResponse:

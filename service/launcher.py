@@ -26,12 +26,16 @@ from sqlalchemy.exc import DBAPIError
 
 from service import settings
 from service.store.database import connect, migrate
+from service.store.tenants import Tenants
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 9.0  # from the signal to the last child's end, unless STOP_GRACE_SECONDS asks for more
 LONGEST_BACKOFF_SECONDS = 30.0
 HEALTHY_SECONDS = 20.0  # a child that lived this long starts again without delay
+
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class LaunchFailed(Exception):
@@ -69,12 +73,11 @@ class Launcher:
 
     def run(self) -> None:
         """Until stopped. Raises LaunchFailed or SettingInvalid with a sentence, after ending what was started."""
-        _check_host(self.host)
         self.data.mkdir(parents=True, exist_ok=True)
         with _only_one(self.data), _free_port(self.host, self.port), _socket_folder() as sockets:
             environment = self._environment(sockets)
             chosen = settings.load(environment)
-            _migrate(chosen.database_url)
+            _prepare_database(chosen.database_url, self.host)
             self.children = self._plan(sockets, own_broker=not os.environ.get("BROKER_URL"))
             try:
                 self._keep_alive(environment)
@@ -139,12 +142,6 @@ def stop_on_signals(stop: threading.Event) -> None:
             signal.signal(number, on_signal)
 
 
-def _check_host(host: str) -> None:
-    """There are no API keys yet: only this machine may call."""
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        raise LaunchFailed(f"--host {host} is not a loopback address, and anyone there could start jobs; use 127.0.0.1")
-
-
 @contextmanager
 def _only_one(data: Path) -> Iterator[None]:
     """Holds the data folder. The kernel lets go of the lock when this process ends, however it does."""
@@ -186,10 +183,16 @@ def _socket_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _migrate(database_url: str) -> None:
+def _prepare_database(database_url: str, host: str) -> None:
+    """Its tables up to date; LaunchFailed where others could call and no key was made that would tell who may."""
     engine = connect(database_url)
     try:
         migrate(engine)
+        if host not in LOOPBACK and not Tenants(engine).are_keys_in_use():
+            raise LaunchFailed(
+                f"--host {host} lets others call, and anyone could start jobs: make an API key first, with "
+                "`acmix keys create`, or use 127.0.0.1"
+            )
     except DBAPIError as error:
         raise LaunchFailed(f"the tables of DATABASE_URL cannot be brought up to date: {error.orig}") from None
     finally:

@@ -8,12 +8,19 @@ from pydantic import BaseModel, Field
 
 from acmix.plan_request import PlanRequest
 from acmix.spec import EvaluateSpec, JobSpec
+from service import access
 from service.dataset_request import DatasetRequest
 from service.errors import PROBLEM_JSON
 from service.webhook_request import WebhookRequest
 
 BODIES: tuple[type[BaseModel], ...] = (JobSpec, EvaluateSpec, PlanRequest, DatasetRequest, WebhookRequest)
 REF = "#/components/schemas/{model}"
+KEY_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "an API key, acmix_..., that `acmix keys create` makes; until the first is made, this machine may "
+    "call without one",
+}
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     "default": {
         "description": "what was wrong (RFC 9457)",
@@ -132,6 +139,11 @@ def _document(app: FastAPI) -> dict[str, Any]:
         schemas[model.__name__] = own
     for name in ("JobSpec", "PlanRequest"):
         _leave_out_evaluations(schemas[name])
+    found["components"]["securitySchemes"] = {"key": KEY_SCHEME}
+    for path, operations in found["paths"].items():
+        for method, operation in operations.items():
+            if path not in access.OPEN:
+                operation["security"] = [{"key": [access.scope_of(method.upper(), path)]}, {}]
     return found
 
 

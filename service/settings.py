@@ -47,6 +47,11 @@ class Settings:
     webhook_ca_file: Path | None
 
 
+def api_key(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The key that the command line's clients send."""
+    return environ.get("ACMIX_API_KEY") or None
+
+
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of this process; SettingInvalid names the variable that is wrong."""
     data_folder = Path(environ.get("ACMIX_DATA") or "data").expanduser().resolve()
@@ -73,6 +78,11 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         webhook_networks=_networks(environ, "WEBHOOK_NETWORKS"),
         webhook_ca_file=_certificates(environ, "WEBHOOK_CA_FILE"),
     )
+
+
+def load_for(data: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of a command that works on a service's own database: the environment's, else of a data folder."""
+    return load({**environ, "ACMIX_DATA": str(data)})
 
 
 def _url(environ: Mapping[str, str], variable: str, default: str) -> str:

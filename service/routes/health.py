@@ -7,7 +7,7 @@ from fastapi import APIRouter
 
 from acmix.errors import Problem
 from service.answers import Health
-from service.depends import Store
+from service.depends import Deployment
 from service.errors import not_ready
 from service.store.backend import Backend
 from service.store.database import is_current
@@ -23,7 +23,7 @@ def healthz() -> Health:
 
 
 @router.get("/readyz")
-def readyz(store: Store) -> Health:
+def readyz(store: Deployment) -> Health:
     """200 when jobs can be taken; else 503, and `errors` names what is missing."""
     faults = {name: fault for name, check in _CHECKS.items() if (fault := _fault(check, store))}
     if faults:

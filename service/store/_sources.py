@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, Table, select
 
-from service.store._scope import of_tenant, of_tenants_jobs
 from service.store.errors import (
     CheckpointNotFound,
     DatasetNeeded,
@@ -14,6 +13,7 @@ from service.store.errors import (
     WeightsNotFound,
 )
 from service.store.rows import Dataset, Job, Json, read
+from service.store.scope import of_tenant, of_tenants_jobs
 from service.store.states import ENDED, STATUSES
 from service.store.tables import checkpoints, datasets, jobs, weights
 

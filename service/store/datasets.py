@@ -7,7 +7,6 @@ from typing import Any
 from sqlalchemy import Connection, Engine, and_, delete, insert, select, update
 
 from service.store import _quotas, _sources
-from service.store._scope import Scoped
 from service.store.database import clock, writing
 from service.store.errors import (
     DatasetInCheck,
@@ -19,6 +18,7 @@ from service.store.errors import (
 )
 from service.store.ids import new_id
 from service.store.rows import Dataset, DatasetPart, Json, Upload, read
+from service.store.scope import Scoped
 from service.store.states import DATASET_ACTIONS
 from service.store.tables import dataset_parts, datasets
 

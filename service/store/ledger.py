@@ -12,11 +12,11 @@ from sqlalchemy.exc import IntegrityError
 
 from acmix.events import Event
 from service.store import _checkpoints, _claims, _endings, _journal, _projections, _quotas, _sources
-from service.store._scope import Scoped
 from service.store.database import clock, insert_or_replace, writing
 from service.store.errors import IdempotencyKeyReused, JobNotEnded, LeaseLost, MoveRefused, WeightsNotFound
 from service.store.ids import new_id
 from service.store.rows import Checkpoint, Claim, Job, Json, Outcome, Weights, Wish, WorkerCard, read
+from service.store.scope import Scoped
 from service.store.states import CANCELLED_BY_USER, ENDED, allowed_actions
 from service.store.tables import attempts, checkpoints, jobs, labels, weights, workers
 

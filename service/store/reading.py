@@ -10,7 +10,6 @@ from sqlalchemy import Connection, Engine, Select, exists, func, null, select
 from acmix.catalog import Catalog, Device
 from service.store import _claims, _series, _sources
 from service.store._checkpoints import NEWEST_FIRST
-from service.store._scope import Scoped
 from service.store.database import clock
 from service.store.errors import CheckpointNotFound, DatasetNotFound, JobNotFound, WebhookNotFound, WeightsNotFound
 from service.store.rows import (
@@ -30,6 +29,7 @@ from service.store.rows import (
     Worker,
     read,
 )
+from service.store.scope import Scoped
 from service.store.tables import (
     attempts,
     checkpoints,

@@ -4,7 +4,7 @@ import signal as signals
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from sqlalchemy import Column, Table
 
@@ -13,11 +13,14 @@ from acmix.errors import Reason
 
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Wish = Literal["cancel", "pause"]
+Scope = Literal["jobs:read", "jobs:write", "data:read", "data:write", "admin"]
 DatasetStatus = Literal["empty", "uploading", "checking", "ready", "rejected"]
 EventType = Literal["job.queued", "job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
 DeliveryStatus = Literal["pending", "delivered", "dead"]
 Json = dict[str, Any]
 T = TypeVar("T")
+
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ class Key:
     tenant: str
     name: str
     prefix: str
-    scopes: list[str]
+    scopes: list[Scope]
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None

@@ -14,7 +14,7 @@ from service.store import _quotas
 from service.store.database import clock, insert_unless_there, writing
 from service.store.errors import KeyNotFound, KeyRefused
 from service.store.ids import new_id
-from service.store.rows import Key, Tenant, Used, columns, read
+from service.store.rows import Key, Scope, Tenant, Used, columns, read
 from service.store.tables import keys, tenants
 
 KEY = re.compile(r"acmix_([0-9A-Za-z]{8})_([0-9A-Za-z_-]{43})", re.ASCII)
@@ -42,7 +42,7 @@ class Tenants:
     # Keys
 
     def create_key(
-        self, tenant: str, *, name: str, scopes: Sequence[str], lasts: timedelta | None = None
+        self, tenant: str, *, name: str, scopes: Sequence[Scope], lasts: timedelta | None = None
     ) -> tuple[Key, str]:
         """A new key of a tenant, which is made if it is not there, and the text that is told this once."""
         prefix = "".join(secrets.choice(PREFIX_ALPHABET) for _ in range(PREFIX_LENGTH))
@@ -63,7 +63,7 @@ class Tenants:
             inserted = insert(keys).values(**row).returning(*columns(Key, keys))
             return read(Key, connection.execute(inserted).mappings().one()), text
 
-    def keys(self) -> list[Key]:
+    def all_keys(self) -> list[Key]:
         """All of them, oldest first, those too that are good no more."""
         with self._reading.connect() as connection:
             rows = connection.execute(select(*columns(Key, keys)).order_by(keys.c.id)).mappings()
@@ -112,7 +112,7 @@ class Tenants:
             found = select(*columns(Tenant, tenants)).where(this)
             return read(Tenant, connection.execute(found).mappings().one())
 
-    def tenants(self) -> list[Tenant]:
+    def all_tenants(self) -> list[Tenant]:
         """By name."""
         with self._reading.connect() as connection:
             rows = connection.execute(select(*columns(Tenant, tenants)).order_by(tenants.c.name)).mappings()

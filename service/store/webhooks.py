@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from service.store import _outbox
-from service.store._scope import Scoped
 from service.store.database import clock, one_at_a_time, writing
 from service.store.errors import DeliveryNotFound, WebhookDisabled, WebhookNotFound, WebhooksExhausted
 from service.store.ids import new_id
 from service.store.rows import Delivery, EventType, Webhook, read
+from service.store.scope import Scoped
 from service.store.signatures import new_secret
 from service.store.tables import deliveries, webhooks
 

@@ -121,6 +121,6 @@ def deployed(database_url: str, broker_url: str, folder: Path, **more: str) -> I
     given = settings.load({**environment, **more})
     app = create_app(given)
     parts = app.state.backend
-    with TestClient(app, raise_server_exceptions=False) as http:
+    with TestClient(app, raise_server_exceptions=False, client=("127.0.0.1", 50000)) as http:
         stores = (parts.ledger, parts.reader, parts.plans, parts.datasets, parts.checks, parts.artifacts)
         yield Deployed(app, http, *stores, given)

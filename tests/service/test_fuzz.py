@@ -30,7 +30,7 @@ QUIET = settings(
     database=None,
     derandomize=True,
 )
-WITHOUT_INPUT = {"GET /healthz", "GET /readyz", "GET /v1/catalog", "GET /v1/workers"}
+WITHOUT_INPUT = {"GET /healthz", "GET /readyz", "GET /v1/catalog", "GET /v1/usage", "GET /v1/workers"}
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
