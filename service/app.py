@@ -64,7 +64,8 @@ def create_app(given: Settings | None = None) -> FastAPI:
     app.state.backend = open_backend(given or settings.load())
     app.state.rates = Rates()
     of_jobs = (plans, jobs, actions, results, series, events, checkpoints, predictions)
-    app.state.routers = [part.router for part in (health, catalog, *of_jobs, weights, datasets, webhooks, workers, usage)]
+    others = (weights, datasets, webhooks, workers, usage)
+    app.state.routers = [part.router for part in (health, catalog, *of_jobs, *others)]
     for router in app.state.routers:
         app.include_router(router)
     errors.install(app)

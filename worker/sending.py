@@ -1,6 +1,7 @@
 """One attempt at a delivery: signed, to an address that was looked at, over before its time is."""
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ ATTEMPT_SECONDS = 15.0  # for all of it: the name, the connection, the request a
 CONNECT_SECONDS = 5.0  # then the next address has its turn
 ANSWER_BYTES = 16 * 2**10  # what is read of an answer, and not kept
 HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "acmix-webhooks/1"}
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells every URL, and a receiver's may hold a secret
 
 
 class Unanswered(Exception):
