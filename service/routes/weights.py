@@ -19,7 +19,7 @@ from service.query import Limit, Parameters
 from service.safetensors_header import HeaderInvalid, read_header
 from service.store import rows
 from service.store.artifacts import MODEL
-from service.store.errors import WeightsNeeded
+from service.store.errors import QuotaExceeded, WeightsNeeded
 from service.store.ids import new_id
 from service.uploads import write_all
 
@@ -53,12 +53,15 @@ class Upload:
 
 
 async def received(request: Request) -> AsyncIterator[Upload]:
-    """The body, streamed to disk: 413 as soon as it is too large."""
-    settings = request.app.state.backend.settings
+    """The body, streamed to disk: 413 as soon as it is too large; QuotaExceeded before it comes."""
+    backend, access = request.app.state.backend, request.state.access
+    settings = backend.settings
     most = settings.max_weights_bytes
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared[:20]) > most:
+    header = request.headers.get("content-length", "")
+    declared = int(header[:20]) if header.isdigit() else 0
+    if declared > most:
         raise _too_large(most)
+    await asyncio.to_thread(backend.tenants.check_room, access.tenant, declared)
     settings.data_folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=settings.data_folder, buffering=0) as file:
         sha256, size_bytes, waiting = hashlib.sha256(), 0, bytearray()
@@ -97,18 +100,21 @@ def post_weights(
     key = f"weights/{weights_id}"
     upload.file.seek(0)
     store.artifacts.put_file(f"{key}/{MODEL}", upload.file)
-    added = store.ledger.add_weights(
-        rows.Weights(
-            id=weights_id,
-            name=query.name,
-            sha256=upload.sha256,
-            size_bytes=upload.size_bytes,
-            tensors=header.tensors,
-            params=header.params,
-            about=header.about,
-            key=key,
-        )
+    described = rows.Weights(
+        id=weights_id,
+        name=query.name,
+        sha256=upload.sha256,
+        size_bytes=upload.size_bytes,
+        tensors=header.tensors,
+        params=header.params,
+        about=header.about,
+        key=key,
     )
+    try:
+        added = store.ledger.add_weights(described)
+    except QuotaExceeded:
+        store.artifacts.delete_prefix(key)
+        raise
     response.headers["Location"] = f"/v1/weights/{weights_id}"
     return Weights.model_validate(added)
 

@@ -126,6 +126,11 @@ class Tenants:
             limits = read(Tenant, row) if row else Tenant(tenant, None, None, None, None, None)
             return limits, _quotas.used(connection, tenant, clock(connection))
 
+    def check_room(self, tenant: str, more_bytes: int) -> None:
+        """QuotaExceeded where a tenant may not store so many bytes more."""
+        with self._reading.connect() as connection:
+            _quotas.check_stored(connection, tenant, more_bytes)
+
     def _note_use(self, key_id: str, now: datetime) -> None:
         before = or_(keys.c.used_at.is_(None), keys.c.used_at < now)
         with self._writing.begin() as connection:

@@ -1,6 +1,8 @@
 """What must not harm a job: a killed worker, a lost or doubled message, a stopped and restarted service."""
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -96,12 +98,33 @@ def test_a_second_up_on_the_same_data_is_refused_with_a_sentence(service: Up) ->
     assert "Traceback" not in error
 
 
-def test_an_address_that_others_reach_is_refused(tmp_path: Path) -> None:
+def test_an_address_that_others_reach_is_refused_until_there_is_a_key(tmp_path: Path) -> None:
     refused = Up(tmp_path, {}, "--host", "0.0.0.0")
     _, error = refused.process.communicate(timeout=60)
     refused.http.close()
     assert refused.process.returncode == 1
-    assert "not a loopback address" in error
+    assert "make an API key first, with `acmix keys create`" in error
+    assert "Traceback" not in error
+
+    made = _acmix("keys", "create", "--data", str(tmp_path), "--scope", "jobs:read")
+    assert "it is the first" in made.stderr
+    key = made.stdout.strip()
+    with up(tmp_path, "--host", "0.0.0.0") as service:
+        assert service.http.get("/v1/jobs").status_code == 401
+        assert service.http.get("/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+
+        (listed,) = _acmix("keys", "list", "--data", str(tmp_path)).stdout.splitlines()
+        assert key.split("_")[1] in listed
+        assert key not in listed
+        assert _acmix("keys", "revoke", listed.split("\t")[0], "--data", str(tmp_path)).stdout == "revoked\n"
+        assert service.http.get("/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 401
+    log = "".join(file.read_text() for file in (tmp_path / "logs").iterdir())
+    assert key not in log
+
+
+def _acmix(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from service.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True)
 
 
 def _children(service: Up) -> list[psutil.Process]:

@@ -117,6 +117,7 @@ def let_wait(engine: Engine, job_id: str, *, minutes: float) -> None:
 
 def let_run(engine: Engine, job_id: str, *, seconds: float) -> None:
     """As if its newest attempt had begun so much earlier."""
+    _set_back(engine, jobs, jobs.c.id == job_id, ("claimed_at",), timedelta(seconds=seconds))
     newest = select(func.max(attempts.c.number)).where(attempts.c.job == job_id).scalar_subquery()
     mine = (attempts.c.job == job_id) & (attempts.c.number == newest)
     _set_back(engine, attempts, mine, ("started_at",), timedelta(seconds=seconds))
