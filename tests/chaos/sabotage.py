@@ -29,7 +29,9 @@ def take_out(guard: str | None) -> None:
 
 def _no_fence(journal: Any) -> None:
     """Whoever asks holds the job."""
-    journal.lock_held = lambda connection, job_id, _attempt: journal.lock(connection, job_id)
+    journal.lock_held = lambda connection, job_id, _attempt: journal.lock(
+        connection, job_id, journal.jobs.c.id == job_id
+    )
 
 
 def _no_sweep(ledger: Any) -> None:
