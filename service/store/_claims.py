@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, and_, insert, literal, or_, se
 
 from acmix.events import Event
 from service.store import _checkpoints, _journal, _outbox, _quotas
-from service.store.rows import Claim, Job, Json, read
+from service.store.rows import Checkpoint, Claim, Job, Json, read
 from service.store.states import turn_at
 from service.store.tables import attempts, jobs, workers
 
@@ -49,8 +49,7 @@ def take(
     connection: Connection, job: Job, now: datetime, worker_id: str, *, lease_seconds: float, gpus_free: int
 ) -> Claim:
     """Begin the job's next attempt, from its newest checkpoint, and tell so."""
-    resume = next(iter(_checkpoints.listed(connection, job.id)), None)
-    _, rewound = _checkpoints.truncate(connection, job, resume)
+    resume, rewound = _gone_back(connection, job) if job.attempt else (None, {})
     taken = _journal.change(
         connection,
         job,
@@ -78,6 +77,13 @@ def take(
     return Claim(begun, resume, _ran_seconds(connection, taken))
 
 
+def _gone_back(connection: Connection, job: Job) -> tuple[Checkpoint | None, dict[str, Any]]:
+    """The checkpoint that the attempt goes on from, and what changes in a job that goes back to it."""
+    resume = next(iter(_checkpoints.listed(connection, job.id)), None)
+    _, rewound = _checkpoints.truncate(connection, job, resume)
+    return resume, rewound
+
+
 def _candidates(
     connection: Connection, now: datetime, gpus_free: int, exhausted: Sequence[str]
 ) -> Iterator[tuple[str, Json]]:
@@ -95,6 +101,8 @@ def _candidates(
 
 def _ran_seconds(connection: Connection, job: Job) -> float:
     """How long the attempts before this one held the job, all together."""
+    if job.attempt == 1:
+        return 0.0
     times = select(attempts.c.started_at, attempts.c.ended_at).where(attempts.c.job == job.id)
     before = connection.execute(times.where(attempts.c.number < job.attempt, attempts.c.ended_at.is_not(None)))
     return sum(((row.ended_at - row.started_at).total_seconds() for row in before), start=0.0)

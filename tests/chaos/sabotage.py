@@ -29,7 +29,10 @@ def take_out(guard: str | None) -> None:
 
 def _no_fence(journal: Any) -> None:
     """Whoever asks holds the job."""
-    journal.lock_held = lambda connection, job_id, _attempt: journal.lock(connection, job_id)
+        def unfenced(connection: Any, job_id: str, _attempt: int) -> Any:
+        return journal.lock(connection, job_id, journal.jobs.c.id == job_id)
+
+    journal.lock_held = unfenced
 
 
 def _no_sweep(ledger: Any) -> None:

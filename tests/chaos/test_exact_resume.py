@@ -17,9 +17,11 @@ from tests.flow.service_process import small_job
 pytestmark = pytest.mark.release
 
 KILLS = 10
+PVT = {"name": "pvt", "options": {"depths": [1, 1, 1, 1], "width": 0.125, "patch_px": 1, "drop_path": 0.3}}
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "batch norm": {},
-    "drop path": {"drop_path": 0.3},
+    "drop path": {"backbone": PVT},
+    "dropout": {"backbone": {"name": "resnet10t", "options": {"drop_rate": 0.3}}, "batch_size": 16},
     "ema, augmented": {"ema": {"decay": 0.9}, "augment": {"name": "shift"}},
     "bf16, clipped": {"precision": "bf16", "clip_norm": 1.0},
     "fp16 scaled, accumulated": {"precision": "fp16", "accumulate_batches": 3},
@@ -31,10 +33,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_training_killed_at_random_ends_as_one_that_was_not(name: str, tmp_path: Path) -> None:
     changes = dict(CONFIGURATIONS[name])
-    drop_path = changes.pop("drop_path", None)
-    spec = small_job(epochs=3, limit_train_batches=20, **changes, checkpoints={"every_seconds": 0.2, "keep_latest": 2})
-    if drop_path:
-        spec["backbone"]["options"]["drop_path"] = drop_path
+    backbone = {"backbone": changes.pop("backbone")} if "backbone" in changes else {}
+    checkpoints = {"every_seconds": 0.2, "keep_latest": 2}
+    spec = {**small_job(epochs=3, limit_train_batches=20, **changes, checkpoints=checkpoints), **backbone}
     file = tmp_path / "spec.json"
     file.write_text(json.dumps(spec))
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import Engine, delete
+from sqlalchemy import Connection, Engine, delete, true
 
 from acmix.errors import Reason
 from service.store import _journal
@@ -47,7 +47,10 @@ def test_whatever_the_order_of_calls_the_promises_of_the_ledger_hold(engine: Eng
 
 
 def test_without_the_fence_they_do_not(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_journal, "lock_held", lambda connection, job_id, _attempt: _journal.lock(connection, job_id))
+    def unfenced(connection: Connection, job_id: str, _attempt: int) -> Job:
+        return _journal.lock(connection, job_id, true())
+
+    monkeypatch.setattr(_journal, "lock_held", unfenced)
     unshrunk = settings(PROFILE, phases=[Phase.generate], database=None, max_examples=200)
     with pytest.raises((AssertionError, pytest.fail.Exception, JobNotFound, BaseExceptionGroup)):
         run_state_machine_as_test(lambda: Calls(engine), settings=unshrunk)
