@@ -285,8 +285,8 @@ class Worker(Answer):
 class Share(Answer):
     """How much is used, of how much; without a limit, null."""
 
-    used: float
-    limit: float | None
+    used: int | float
+    limit: int | float | None
 
 
 class Usage(Answer):

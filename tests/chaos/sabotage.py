@@ -29,7 +29,8 @@ def take_out(guard: str | None) -> None:
 
 def _no_fence(journal: Any) -> None:
     """Whoever asks holds the job."""
-        def unfenced(connection: Any, job_id: str, _attempt: int) -> Any:
+
+    def unfenced(connection: Any, job_id: str, _attempt: int) -> Any:
         return journal.lock(connection, job_id, journal.jobs.c.id == job_id)
 
     journal.lock_held = unfenced
