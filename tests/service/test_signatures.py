@@ -2,6 +2,10 @@
 
 import base64
 import hashlib
+import re
+import time
+from pathlib import Path
+from typing import Any
 
 from service.store.signatures import new_secret, signed
 
@@ -29,3 +33,21 @@ def test_every_secret_is_another_and_has_32_bytes() -> None:
     made = {new_secret() for _ in range(100)}
     assert len(made) == 100
     assert {len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) for secret in made} == {32}
+
+
+def test_the_readmes_lines_tell_ours_from_others() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    code = re.search(r"```python\n(import base64.*?)```", readme, re.DOTALL)
+    assert code
+    lines: dict[str, Any] = {}
+    exec(code[1], lines)
+    is_acmix = lines["is_acmix"]
+    secret, now, body = new_secret(), int(time.time()), b'{"type":"job.succeeded"}'
+    headers = signed(secret, "dlv_1", now, body)
+    assert is_acmix(headers, body, secret)
+    both = {**headers, "webhook-signature": f"v1,other {headers['webhook-signature']}"}
+    assert is_acmix(both, body, secret), "a secret that changes signs twice"
+    assert not is_acmix(headers, body + b" ", secret)
+    assert not is_acmix(headers, body, new_secret())
+    assert not is_acmix({**headers, "webhook-id": "dlv_2"}, body, secret)
+    assert not is_acmix(signed(secret, "dlv_1", now - 1000, body), body, secret), "it is an old one"
