@@ -10,6 +10,7 @@ from fastapi import Request
 
 from acmix.errors import Problem
 from acmix.spec import pointer
+from service.body import read_bounded
 from service.errors import RequestRefused
 
 MAX_DEPTH = 32
@@ -25,19 +26,6 @@ async def read_body(request: Request) -> bytes:
     if media_type != "application/json":
         raise RequestRefused(415, "unsupported_media_type", "send the body as Content-Type: application/json")
     return await read_bounded(request, request.app.state.backend.settings.max_body_bytes)
-
-
-async def read_bounded(request: Request, most: int) -> bytes:
-    """A body of at most so many bytes; 413 as soon as it is larger."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared[:20]) > most:
-        raise _too_large(most)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise _too_large(most)
-    return bytes(body)
 
 
 def loads(body: bytes) -> Any:
@@ -142,8 +130,3 @@ def _shown(text: str) -> str:
 def _malformed(problems: list[Problem]) -> RequestRefused:
     safe = [Problem(_shown(each.pointer), each.code, each.message, limit=each.limit) for each in problems]
     return RequestRefused(400, "malformed", safe[0].message, problems=safe)
-
-
-def _too_large(most: int) -> RequestRefused:
-    fault = Problem("", "too_large", f"the body must be at most {most} bytes", limit=most)
-    return RequestRefused(413, "too_large", fault.message, problems=[fault])

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import binascii
-import errno
 import hashlib
 import re
 import tempfile
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
 from acmix.errors import Problem
+from service.body import patiently, write_all
 from service.errors import RequestRefused
 from service.store.backend import Backend
 from service.store.datasets import parts_of
@@ -20,9 +20,7 @@ from service.store.rows import DatasetPart, Upload
 
 WRITE_BYTES = 2**20
 PIECE_BYTES = 32 * 2**20  # how much of a body stands on this machine's disk at a time
-SILENT_SECONDS = 60.0
 RENEWALS_A_LEASE = 6
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 CONTENT_RANGE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+) +(?:(\d{1,18})-(\d{1,18}))/(\d{1,18})", re.ASCII)
 DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([^:,]*):", re.ASCII)
 SHA256_BYTES = 32
@@ -72,7 +70,7 @@ async def receive(body: AsyncIterator[bytes], coming: Announced, upload: Upload,
     """
     receiver = _Receiver(coming, upload, store)
     try:
-        async for chunk in _patiently(body):
+        async for chunk in patiently(body):
             receiver.take(chunk)
             if receiver.is_full():
                 await asyncio.to_thread(receiver.write)
@@ -80,18 +78,6 @@ async def receive(body: AsyncIterator[bytes], coming: Announced, upload: Upload,
     finally:
         receiver.close()
     return receiver.parts
-
-
-def write_all(file: BinaryIO, content: bytearray) -> None:
-    """A disk that fills up takes a part first, and says so by how much it took."""
-    written = 0
-    try:
-        while written < len(content):
-            written += file.write(memoryview(content)[written:])
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise RequestRefused(507, "disk_full", "the service has no room left on its disk for this file") from None
 
 
 class _Receiver:
@@ -169,20 +155,6 @@ class _Receiver:
     def _refuse_size(self, found: str) -> NoReturn:
         fault = Problem("", "length_mismatch", f"the body has {found}")
         raise RequestRefused(422, "length_mismatch", fault.message, problems=[fault])
-
-
-async def _patiently(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The chunks of a body; one that stands still is given up."""
-    while True:
-        try:
-            async with asyncio.timeout(SILENT_SECONDS):
-                chunk = await anext(body)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            message = f"nothing of the body came for {SILENT_SECONDS:g} s; ask for the offset and go on from there"
-            raise RequestRefused(408, "request_timeout", message) from None
-        yield chunk
 
 
 def _length(header: str | None) -> int | None:

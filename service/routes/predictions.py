@@ -7,9 +7,9 @@ from pydantic import Field
 
 from service import predictions
 from service.answers import Prediction
+from service.body import read_bounded
 from service.depends import CheckpointId, Store
 from service.errors import RequestRefused
-from service.json_body import read_bounded
 from service.query import Parameters, accepts
 
 router = APIRouter(prefix="/v1/checkpoints", tags=["checkpoints"])

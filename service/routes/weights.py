@@ -10,9 +10,9 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field, StringConstraints
 
-from acmix.errors import Problem
 from acmix.spec import ULID, Label
 from service.answers import Listing, Weights, listing
+from service.body import declared_bytes, patiently, too_large, write_all
 from service.depends import Store, WeightsId
 from service.errors import RequestRefused
 from service.query import Limit, Parameters
@@ -21,7 +21,6 @@ from service.store import rows
 from service.store.artifacts import MODEL
 from service.store.errors import QuotaExceeded, WeightsNeeded
 from service.store.ids import new_id
-from service.uploads import write_all
 
 router = APIRouter(prefix="/v1/weights", tags=["weights"])
 
@@ -57,10 +56,9 @@ async def received(request: Request) -> AsyncIterator[Upload]:
     backend, access = request.app.state.backend, request.state.access
     settings = backend.settings
     most = settings.max_weights_bytes
-    header = request.headers.get("content-length", "")
-    declared = int(header[:20]) if header.isdigit() else 0
+    declared = declared_bytes(request)
     if declared > most:
-        raise _too_large(most)
+        raise too_large("file", most)
     await asyncio.to_thread(backend.tenants.check_room, access.tenant, declared)
     settings.data_folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=settings.data_folder, buffering=0) as file:
@@ -71,11 +69,11 @@ async def received(request: Request) -> AsyncIterator[Upload]:
             write_all(file, waiting)
             waiting.clear()
 
-        async for chunk in request.stream():
+        async for chunk in patiently(request.stream()):
             waiting += chunk
             size_bytes += len(chunk)
             if size_bytes > most:
-                raise _too_large(most)
+                raise too_large("file", most)
             if len(waiting) >= WRITE_BYTES:
                 await asyncio.to_thread(write)
         await asyncio.to_thread(write)
@@ -139,8 +137,3 @@ def delete_weights(weights_id: WeightsId, store: Store) -> None:
         raise WeightsNeeded(needing)
     store.artifacts.delete_prefix(stored.key)
     store.ledger.delete_weights(weights_id)
-
-
-def _too_large(most: int) -> RequestRefused:
-    fault = Problem("", "too_large", f"the file must be at most {most} bytes", limit=most)
-    return RequestRefused(413, "too_large", fault.message, problems=[fault])

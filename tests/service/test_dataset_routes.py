@@ -16,7 +16,7 @@ from httpx import Response
 from redis import Redis
 
 from acmix.formats import FORMATS
-from service import uploads
+from service import body, uploads
 from service.store.datasets import samples_of
 from service.store.rows import DatasetPart
 from tests.service.deployed import Deployed, deployed, served
@@ -438,7 +438,7 @@ def test_a_part_that_is_cut_off_is_lost_alone_and_the_upload_goes_on_behind_the_
 
 @on_sqlite
 def test_an_upload_that_stands_still_is_given_up(api: Deployed, dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(body, "SILENT_SECONDS", 0.1)
     with (
         served(api.app) as url,
         connected(url, dataset, "Content-Length: 1024", ARCHIVE[:500]) as connection,
