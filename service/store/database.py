@@ -41,7 +41,11 @@ MIGRATION_LOCK = 0x61636D6978  # "acmix": the advisory lock of whoever migrates
 def connect(database_url: str) -> Engine:
     """The engine of a database. Transactions of `writing(engine)` are the ones that may write."""
     url = make_url(database_url)
-    settings: dict[str, Any] = {"json_serializer": partial(json.dumps, allow_nan=False), "pool_timeout": 10}
+    settings: dict[str, Any] = {
+        "json_serializer": partial(json.dumps, allow_nan=False),
+        "pool_timeout": 10,
+        "hide_parameters": True,  # errors are logged, and among the values are secrets
+    }
     if url.get_backend_name() == "sqlite":
         return _sqlite(url, settings)
     options = " ".join(f"-c {name}={value}" for name, value in POSTGRESQL_SETTINGS.items())

@@ -9,6 +9,7 @@ from httpx import Response
 
 from service.client import Client, RequestRefused
 from service.store.backend import Backend
+from service.store.database import writing
 from service.store.rows import Dispatch
 from service.store.states import EVENT_TYPES
 from service.store.webhooks import MOST_WEBHOOKS
@@ -71,6 +72,18 @@ def test_a_secret_is_shown_when_its_webhook_is_made_and_never_again(api: Deploye
     assert api.get("/v1/webhooks")["data"] == [shown]
     assert "whsec_" not in api.http.post(f"/v1/webhooks/{made['id']}/test").text
     assert "whsec_" not in api.http.get(f"/v1/webhooks/{made['id']}/deliveries").text
+
+
+@on_sqlite
+def test_a_secret_that_cannot_be_stored_is_not_logged_either(api: Deployed, caplog: pytest.LogCaptureFixture) -> None:
+    with writing(store(api).engine).begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER full BEFORE INSERT ON webhooks BEGIN SELECT RAISE(ABORT, 'no room'); END"
+        )
+    response = api.http.post("/v1/webhooks", json={"url": URL})
+    assert response.status_code == 500
+    assert "no room" in caplog.text
+    assert "whsec_" not in caplog.text + response.text
 
 
 @on_sqlite
