@@ -68,6 +68,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
     app.state.routers = [part.router for part in (health, catalog, *of_jobs, *others)]
     for router in app.state.routers:
         app.include_router(router)
+    app.webhooks.routes.extend(webhooks.sent.routes)
     errors.install(app)
     openapi.install(app)
     app.add_middleware(Envelope)

@@ -129,7 +129,8 @@ def install(app: FastAPI) -> None:
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    sent = app.webhooks.routes
+    found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes, webhooks=sent)
     schemas = found.setdefault("components", {}).setdefault("schemas", {})
     models: tuple[type[BaseModel], ...] = (*BODIES, ProblemAnswer)
     for model in models:

@@ -4,9 +4,9 @@ from datetime import datetime
 
 from pydantic import Field
 
-from service.answers import Answer
+from service.answers import Answer, Reason
 from service.store import rows
-from service.store.rows import DeliveryStatus, EventType
+from service.store.rows import DeliveryStatus, EventType, Status
 
 EXAMPLE_ID = "whk_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"
 
@@ -45,6 +45,27 @@ class Delivery(Answer):
     created_at: datetime
     attempted_at: datetime | None
     ended_at: datetime | None
+
+
+class Told(Answer):
+    """A job as it stood when the event came."""
+
+    job: str = Field(examples=["job_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"])
+    kind: str = Field(examples=["train"])
+    name: str
+    status: Status
+    status_reason: Reason | None
+    attempt: int
+    event: int = Field(description="the number of the job's event that tells the same: it orders what came")
+    metadata: dict[str, str]
+
+
+class Message(Answer):
+    """What a receiver is sent."""
+
+    type: EventType
+    timestamp: datetime
+    data: Told
 
 
 def delivery(row: rows.Delivery) -> Delivery:

@@ -15,9 +15,10 @@ from service.query import Limit, Parameters
 from service.store import rows
 from service.store.backend import Backend
 from service.store.rows import DeliveryStatus
-from service.webhook_answers import Delivery, NewWebhook, Webhook
+from service.webhook_answers import Delivery, Message, NewWebhook, Webhook
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+sent = APIRouter(tags=["webhooks"])  # what receivers are sent: described, not served
 
 
 class WebhookFilter(Parameters):
@@ -88,6 +89,15 @@ def retry_delivery(webhook_id: WebhookId, delivery_id: DeliveryId, store: Store)
     asked = store.webhooks.retry(webhook_id, delivery_id)
     store.queue.nudge_light()
     return webhook_answers.delivery(asked)
+
+
+@sent.post("job")
+def tell_job(message: Message) -> None:
+    """Sent to a webhook's URL when a job takes on a status of its `types`, with the headers of Standard Webhooks.
+
+    `webhook-id` stays the same when it is sent again, as it is until an answer of 2xx comes within 15 seconds.
+    """
+    raise AssertionError(f"{message.type} is for a receiver to answer")
 
 
 def _added(store: Backend, body: bytes) -> rows.Webhook:

@@ -1,11 +1,13 @@
 """Webhooks over HTTP: made with a secret that is shown once, listed, tried, deleted; what is refused, and why."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from httpx import Response
+from jsonschema import Draft202012Validator
 
 from service.client import Client, RequestRefused
 from service.store.backend import Backend
@@ -257,6 +259,21 @@ def test_a_delivery_of_another_webhook_is_not_there(api: Deployed) -> None:
     delivery = ping(api, other)["id"]
     for each in (delivery, NO_DELIVERY, "dlv_1"):
         refused(api.http.post(f"/v1/webhooks/{webhook}/deliveries/{each}/retry"), 404, "not_found")
+
+
+def test_what_is_sent_is_as_the_document_describes_it(api: Deployed) -> None:
+    document = api.get("/openapi.json")
+    webhook = create(api, types=list(EVENT_TYPES))["id"]
+    api.enrol()
+    job = api.submit(metadata={"study": "depth"})["id"]
+    api.http.post(f"/v1/jobs/{job}/cancel")
+    sent = [json.loads(each["body"]) for each in api.get(f"/v1/webhooks/{webhook}/deliveries")["data"]]
+    assert [message["type"] for message in sent] == ["job.cancelled", "job.queued"]
+    described = document["webhooks"]["job"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    validator = Draft202012Validator({**described, "components": document["components"]})
+    for message in sent:
+        validator.validate(message)
+        assert set(message["data"]) == set(document["components"]["schemas"]["Told"]["properties"])
 
 
 # The client
