@@ -91,7 +91,7 @@ def retry_delivery(webhook_id: WebhookId, delivery_id: DeliveryId, store: Store)
     return webhook_answers.delivery(asked)
 
 
-@sent.post("job")
+@sent.post("job", status_code=204, responses={"default": {"description": "not taken, but for other 2xx; sent again"}})
 def tell_job(message: Message) -> None:
     """Sent to a webhook's URL when a job takes on a status of its `types`, with the headers of Standard Webhooks.
 
