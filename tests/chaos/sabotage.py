@@ -2,9 +2,11 @@
 
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 
@@ -65,8 +67,67 @@ def _no_tether(tether: Any) -> None:
     tether.to_parent = lambda _pid: None
 
 
+def _no_spool(supervise: Any) -> None:
+    """What cannot be recorded now is let go of."""
+    record = supervise.Supervisor._record
+
+    def forgetful(self: Any, child: Any) -> None:
+        try:
+            record(self, child)
+        except supervise.AWAY:
+            self._unrecorded = []
+            raise
+
+    supervise.Supervisor._record = forgetful
+
+
+def _no_wish(ledger: Any) -> None:
+    """Whoever holds a job never learns what is wished of it."""
+    heartbeat = ledger.Ledger.heartbeat
+    ledger.Ledger.heartbeat = lambda self, *held: heartbeat(self, *held) and None
+    ledger.Ledger.wish = lambda *_: None
+
+
+def _no_drain(node: Any) -> None:
+    """A worker that is asked to leave is gone."""
+    node.Node.drain = lambda _self: os._exit(1)
+
+
+def _no_database_clock(database: Any) -> None:
+    """Every process goes by its own clock."""
+    database.clock = lambda _connection: datetime.fromtimestamp(time.time(), UTC)
+
+
+def _no_last_event_id(events: Any) -> None:
+    """A stream begins at the beginning, whatever its reader has heard."""
+    stream = events._stream
+    events._stream = lambda reader, job_id, _after, types: stream(reader, job_id, 0, types)
+
+
+def _no_random_state(state: Any) -> None:
+    """Random generators begin anew when a run goes on."""
+    state.set_random_state = lambda _tree: None
+
+
+def _no_scaler(state: Any) -> None:
+    """So does the scale of fp16's gradients."""
+    restore = state.State.restore
+
+    def forgetful(self: Any, weights: Any, tree: Any) -> None:
+        restore(self, weights, {**tree, "scaler": self.scaler.state_dict()})
+
+    state.State.restore = forgetful
+
+
 GUARDS: dict[str, tuple[str, Patch]] = {
+    "database clock": ("service.store.database", _no_database_clock),
+    "drain": ("worker.node", _no_drain),
     "fence": ("service.store._journal", _no_fence),
+    "last event id": ("service.routes.events", _no_last_event_id),
+    "random state": ("acmix.training.state", _no_random_state),
+    "scaler": ("acmix.training.state", _no_scaler),
+    "spool": ("worker.supervise", _no_spool),
+    "wish": ("service.store.ledger", _no_wish),
     "sweep": ("service.store.ledger", _no_sweep),
     "idempotency": ("service.store.ledger", _no_idempotency),
     "look": ("worker.node", _no_look),

@@ -40,11 +40,13 @@ def test_no_job_is_lost_and_none_is_done_twice_while_everything_dies(database: s
         ("sweep", {"kill a worker"}, "jobs have not ended"),
         ("idempotency", {"stop the broker"}, "is there and nobody knows of it"),
         ("manifest", {"damage a checkpoint"}, "is not that of an undisturbed run|is failed"),
+        ("database clock", {"kill a worker"}, "jobs have not ended"),
     ],
 )
 def test_without_a_guard_the_campaign_fails(guard: str, kinds: set[str], complaint: str, tmp_path: Path) -> None:
     """And with it the same campaign does not."""
     few = replace(SHORT, kinds=frozenset(kinds), jobs=6, pause_seconds=1.0, cancel_share=0.0, most_seconds=60)
+    few = replace(few, clock_shifts=(86400.0, -86400.0))
     plan = replace(few, post_every_seconds=1.0, late_seconds=1.0)  # who posts is impatient: a hung broker takes two
     assert campaign.run(plan, tmp_path / "with").broken == []
     broken = campaign.run(replace(plan, without=guard), tmp_path / "without").broken

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.flow.service_process import small_job
+from tests.chaos.cluster import ROOT
+from tests.flow.service_process import small_job, wait_for
 
 pytestmark = pytest.mark.release
 
@@ -32,13 +34,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_training_killed_at_random_ends_as_one_that_was_not(name: str, tmp_path: Path) -> None:
-    changes = dict(CONFIGURATIONS[name])
-    backbone = {"backbone": changes.pop("backbone")} if "backbone" in changes else {}
-    checkpoints = {"every_seconds": 0.2, "keep_latest": 2}
-    spec = {**small_job(epochs=3, limit_train_batches=20, **changes, checkpoints=checkpoints), **backbone}
-    file = tmp_path / "spec.json"
-    file.write_text(json.dumps(spec))
-
+    file = _written(name, tmp_path)
     began = time.monotonic()
     _run(file, tmp_path / "unbroken")
     lasts = time.monotonic() - began
@@ -51,10 +47,28 @@ def test_a_training_killed_at_random_ends_as_one_that_was_not(name: str, tmp_pat
     print(f"\nP3 {name}: {kills} kills", flush=True)
 
 
-def _run(spec: Path, folder: Path, *, kill_after: float | None = None) -> bool:
+@pytest.mark.parametrize(("guard", "name"), [("random state", "drop path"), ("scaler", "fp16 scaled, accumulated")])
+def test_without_a_part_of_its_state_it_does_not(guard: str, name: str, tmp_path: Path) -> None:
+    """Killed as soon as it has saved something, and gone on with."""
+    spec = _written(name, tmp_path)
+    _run(spec, tmp_path / "unbroken")
+    (tmp_path / "sitecustomize.py").write_text(f"from tests.chaos import sabotage\nsabotage.take_out({guard!r})\n")
+    folder = tmp_path / "killed"
+    with subprocess.Popen(_command(spec, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: any(folder.glob("checkpoints/step-*")))
+        process.kill()
+    assert _run(spec, folder, PYTHONPATH=os.pathsep.join((str(tmp_path), str(ROOT))))
+    differing = {file for file, sha256 in _files(folder).items() if _files(tmp_path / "unbroken")[file] != sha256}
+    print(f"\nP3 without its {guard}: {', '.join(sorted(differing))} differ", flush=True)
+    assert differing
+
+
+def _run(spec: Path, folder: Path, *, kill_after: float | None = None, **environment: str) -> bool:
     """Whether it came to its end before it was killed."""
-    command = [sys.executable, "-m", "acmix", "run", str(spec), "--folder", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    environ = {**os.environ, **environment}
+    with subprocess.Popen(
+        _command(spec, folder), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ
+    ) as process:
         try:
             told, _ = process.communicate(timeout=kill_after)
         except subprocess.TimeoutExpired:
@@ -62,6 +76,21 @@ def _run(spec: Path, folder: Path, *, kill_after: float | None = None) -> bool:
             return False
     assert process.returncode == 0, told.decode()[-2000:]
     return True
+
+
+def _written(name: str, folder: Path) -> Path:
+    """The spec of a configuration, in a file."""
+    changes = dict(CONFIGURATIONS[name])
+    backbone = {"backbone": changes.pop("backbone")} if "backbone" in changes else {}
+    checkpoints = {"every_seconds": 0.2, "keep_latest": 2}
+    spec = {**small_job(epochs=3, limit_train_batches=20, **changes, checkpoints=checkpoints), **backbone}
+    file = folder / "spec.json"
+    file.write_text(json.dumps(spec))
+    return file
+
+
+def _command(spec: Path, folder: Path) -> list[str]:
+    return [sys.executable, "-m", "acmix", "run", str(spec), "--folder", str(folder)]
 
 
 def _files(folder: Path) -> dict[str, str]:

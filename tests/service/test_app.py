@@ -50,6 +50,8 @@ def test_every_answer_carries_the_security_headers(api: Deployed, path: str) -> 
     headers = api.http.get(path).headers
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Content-Security-Policy"] == "default-src 'self'"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert headers["X-Frame-Options"] == "DENY"
 
 
 def test_an_unexpected_error_is_logged_under_the_request_id_and_told_without_a_trace(
