@@ -377,6 +377,7 @@ def rename(backend: Backend, table: str, to: str) -> None:
         connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO {to}")
 
 
+@on_sqlite
 def test_neither_a_secret_nor_a_url_is_logged(
     backend: Backend, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
