@@ -27,6 +27,7 @@ from service.routes import (
     results,
     series,
     usage,
+    webhooks,
     weights,
     workers,
 )
@@ -65,9 +66,11 @@ def create_app(given: Settings | None = None) -> FastAPI:
     app.state.backend = open_backend(given or settings.load())
     app.state.rates = Rates()
     of_jobs = (plans, jobs, actions, results, series, events, checkpoints, predictions)
-    app.state.routers = [part.router for part in (health, catalog, *of_jobs, weights, datasets, workers, usage)]
+    others = (weights, datasets, webhooks, workers, usage)
+    app.state.routers = [part.router for part in (health, catalog, *of_jobs, *others)]
     for router in app.state.routers:
         app.include_router(router)
+    app.webhooks.routes.extend(webhooks.sent.routes)
     errors.install(app)
     openapi.install(app)
     app.add_middleware(Envelope)

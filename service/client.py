@@ -218,6 +218,29 @@ class Client:
     def delete_dataset(self, dataset_id: str) -> None:
         self._answer("DELETE", f"/v1/datasets/{dataset_id}")
 
+    def create_webhook(self, url: str, **more: Any) -> Json:
+        """Have a URL told of jobs; `more` may be name and types. The answer's `secret` is not shown again."""
+        return self._json("POST", "/v1/webhooks", json={"url": url, **more})
+
+    def webhooks(self) -> Iterator[Json]:
+        """All webhooks, newest first, a page at a time."""
+        yield from self._pages("/v1/webhooks", {})
+
+    def delete_webhook(self, webhook_id: str) -> None:
+        self._answer("DELETE", f"/v1/webhooks/{webhook_id}")
+
+    def test_webhook(self, webhook_id: str) -> Json:
+        """Have something sent that means nothing; returns the delivery."""
+        return self._json("POST", f"/v1/webhooks/{webhook_id}/test")
+
+    def deliveries(self, webhook_id: str, **filters: Any) -> Iterator[Json]:
+        """What a webhook was told or is to be told, newest first, a page at a time."""
+        yield from self._pages(f"/v1/webhooks/{webhook_id}/deliveries", filters)
+
+    def retry_delivery(self, webhook_id: str, delivery_id: str) -> Json:
+        """Have it sent again under its id."""
+        return self._json("POST", f"/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/retry")
+
     def cancel(self, job_id: str) -> Json:
         return self._json("POST", f"/v1/jobs/{job_id}/cancel")
 

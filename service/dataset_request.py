@@ -1,7 +1,6 @@
 """What a data set is declared as: the body of POST /v1/datasets, checked against what there is."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +9,14 @@ from pydantic import Field, StringConstraints, ValidationError
 from acmix.data_root import folder_below
 from acmix.errors import DatasetMissing, OptionInvalid, Problem, nearest, unknown_name
 from acmix.formats import FORMATS
-from acmix.spec import Name, Options, Part, pointer
+from acmix.spec import Name, Options, Part
+from service import body_faults
 from service.errors import RequestRefused
+
+SENTENCES = {
+    **body_faults.SENTENCES,
+    "string_pattern_mismatch": "must be 64 hexadecimal digits in lower case",
+}
 
 
 class DatasetRequest(Part):
@@ -34,7 +39,7 @@ def parse(raw: Any, data_root: Path) -> DatasetRequest:
     try:
         request = DatasetRequest.model_validate(raw)
     except ValidationError as error:
-        problems = [_problem(fault) for fault in error.errors(include_url=False, include_input=False)[:100]]
+        problems = [*body_faults.problems_of(error, DatasetRequest, "a data set", SENTENCES)]
     else:
         problems = [*_unknown_names(request), *_wrong_path(request, data_root)]
     if problems:
@@ -68,25 +73,3 @@ def _wrong_path(request: DatasetRequest, data_root: Path) -> Iterator[Problem]:
         if data_root.is_dir():
             message = f"path={request.path[:200]!r} is no folder below the data root"
             yield Problem("/path", DatasetMissing.code, message)
-
-
-_SHORT = {
-    "missing": "is required",
-    "extra_forbidden": "is not a field of a data set",
-    "string_type": "must be a string",
-    "dict_type": "must be an object",
-    "model_type": "must be an object",
-    "string_pattern_mismatch": "must be 64 hexadecimal digits in lower case",
-}
-
-
-def _problem(fault: Mapping[str, Any]) -> Problem:
-    """A fault that pydantic found, in our words: it never repeats what was sent, which may be a megabyte."""
-    path = [part for part in fault["loc"] if part != "[key]"]
-    named = str(path[-1])[:60] if path else "the body"
-    message = _SHORT.get(fault["type"]) or re.sub(r"^\w+ should", "must", fault["msg"].removeprefix("Value error, "))
-    limit = next((value for key, value in (fault.get("ctx") or {}).items() if key.endswith("_length")), None)
-    if fault["type"] == "extra_forbidden":
-        near = nearest(named, list(DatasetRequest.model_fields))
-        return Problem(pointer(path), "unknown_field", f"{named!r} {message}", fixes=near or None)
-    return Problem(pointer(path), fault["type"], f"{named} {message}", limit=limit)

@@ -8,7 +8,14 @@ from fastapi import Depends, Path, Request
 from acmix.spec import ULID
 from service.access import Access
 from service.store.backend import Backend
-from service.store.errors import CheckpointNotFound, DatasetNotFound, JobNotFound, WeightsNotFound
+from service.store.errors import (
+    CheckpointNotFound,
+    DatasetNotFound,
+    DeliveryNotFound,
+    JobNotFound,
+    WebhookNotFound,
+    WeightsNotFound,
+)
 
 
 def _access(request: Request) -> Access:
@@ -57,6 +64,18 @@ def _dataset_id(dataset_id: Annotated[str, _id("ds")]) -> str:
     return dataset_id
 
 
+def _webhook_id(webhook_id: Annotated[str, _id("whk")]) -> str:
+    if not re.fullmatch(f"whk_{ULID}", webhook_id):
+        raise WebhookNotFound(webhook_id)
+    return webhook_id
+
+
+def _delivery_id(delivery_id: Annotated[str, _id("dlv")]) -> str:
+    if not re.fullmatch(f"dlv_{ULID}", delivery_id):
+        raise DeliveryNotFound(delivery_id)
+    return delivery_id
+
+
 Store = Annotated[Backend, Depends(_store)]
 Deployment = Annotated[Backend, Depends(_whole)]  # for the routes that tell nothing of anybody
 Caller = Annotated[Access, Depends(_access)]
@@ -64,3 +83,5 @@ JobId = Annotated[str, Depends(_job_id)]
 CheckpointId = Annotated[str, Depends(_checkpoint_id)]
 WeightsId = Annotated[str, Depends(_weights_id)]
 DatasetId = Annotated[str, Depends(_dataset_id)]
+WebhookId = Annotated[str, Depends(_webhook_id)]
+DeliveryId = Annotated[str, Depends(_delivery_id)]

@@ -22,11 +22,15 @@ from service.store.errors import (
     DatasetConflict,
     DatasetNeeded,
     DatasetNotFound,
+    DeliveryNotFound,
     IdempotencyKeyReused,
     JobNotEnded,
     JobNotFound,
     MoveRefused,
     QuotaExceeded,
+    WebhookDisabled,
+    WebhookNotFound,
+    WebhooksExhausted,
     WeightsNeeded,
     WeightsNotFound,
 )
@@ -72,11 +76,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _parameters_invalid)
     app.add_exception_handler(HTTPException, _by_status)
     app.add_exception_handler(ClientDisconnect, _disconnected)
-    for absent in (JobNotFound, CheckpointNotFound, WeightsNotFound, DatasetNotFound, ArtifactNotFound):
+    of_webhooks = (WebhookNotFound, DeliveryNotFound)
+    for absent in (JobNotFound, CheckpointNotFound, WeightsNotFound, DatasetNotFound, *of_webhooks, ArtifactNotFound):
         app.add_exception_handler(absent, _not_found)
     for conflict in (JobNotEnded, MoveRefused, WeightsNeeded, DatasetNeeded):
         app.add_exception_handler(conflict, _conflict)
     app.add_exception_handler(DatasetConflict, _dataset_conflict)
+    app.add_exception_handler(WebhookDisabled, _webhook_disabled)
+    app.add_exception_handler(WebhooksExhausted, _webhooks_exhausted)
     app.add_exception_handler(ArtifactsFull, _artifacts_full)
     app.add_exception_handler(IdempotencyKeyReused, _key_reused)
     app.add_exception_handler(QuotaExceeded, _quota_exceeded)
@@ -183,6 +190,16 @@ def _dataset_conflict(request: Request, error: Any) -> JSONResponse:
     actions = allowed_dataset_actions(found.status)
     stands = {"dataset": found.id, "resource_status": found.status, "allowed_actions": actions}
     return problem(request, 409, error.code, str(error), headers=headers, **stands)
+
+
+def _webhook_disabled(request: Request, error: Any) -> JSONResponse:
+    stands = {"webhook": error.webhook.id, "resource_status": "disabled", "allowed_actions": ["delete"]}
+    return problem(request, 409, "conflict", str(error), **stands)
+
+
+def _webhooks_exhausted(request: Request, error: Any) -> JSONResponse:
+    fault = Problem("", "too_many", str(error), limit=error.most)
+    return problem(request, 409, "too_many", str(error), problems=[fault])
 
 
 def _artifacts_full(request: Request, error: Any) -> JSONResponse:

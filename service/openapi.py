@@ -11,8 +11,9 @@ from acmix.spec import EvaluateSpec, JobSpec
 from service import access
 from service.dataset_request import DatasetRequest
 from service.errors import PROBLEM_JSON
+from service.webhook_request import WebhookRequest
 
-BODIES: tuple[type[BaseModel], ...] = (JobSpec, EvaluateSpec, PlanRequest, DatasetRequest)
+BODIES: tuple[type[BaseModel], ...] = (JobSpec, EvaluateSpec, PlanRequest, DatasetRequest, WebhookRequest)
 REF = "#/components/schemas/{model}"
 KEY_SCHEME = {
     "type": "http",
@@ -76,9 +77,17 @@ JOB_EXAMPLES = {
     "a training": {"summary": "train a model", "value": SPEC_EXAMPLE},
     "an evaluation": {"summary": "evaluate a checkpoint", "value": EVALUATE_EXAMPLE},
 }
+WEBHOOK_EXAMPLES = {
+    "ends": {"summary": "how each job ended", "value": {"url": "https://example.com/hooks/acmix"}},
+    "a part": {
+        "summary": "what somebody should look at",
+        "value": {"name": "pager", "url": "https://example.com/hooks/pager", "types": ["job.failed", "job.paused"]},
+    },
+}
 SPEC_BODY = _body("JobSpec", "EvaluateSpec", examples=JOB_EXAMPLES)
 PLAN_BODY = _body("PlanRequest", examples=PLAN_EXAMPLES)
 DATASET_BODY = _body("DatasetRequest", examples=DATASET_EXAMPLES)
+WEBHOOK_BODY = _body("WebhookRequest", examples=WEBHOOK_EXAMPLES)
 
 
 class ProblemFault(BaseModel):
@@ -104,7 +113,7 @@ class ProblemAnswer(BaseModel):
     code: str = Field(examples=["spec_invalid"])
     request_id: str
     errors: list[ProblemFault]
-    resource_status: str | None = Field(None, description="with 409: how the job or data set stands")
+    resource_status: str | None = Field(None, description="with 409: how the job, data set or webhook stands")
     allowed_actions: list[str] | None = Field(None, description="with 409: what it takes")
 
 
@@ -120,7 +129,8 @@ def install(app: FastAPI) -> None:
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    sent = app.webhooks.routes
+    found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes, webhooks=sent)
     schemas = found.setdefault("components", {}).setdefault("schemas", {})
     models: tuple[type[BaseModel], ...] = (*BODIES, ProblemAnswer)
     for model in models:

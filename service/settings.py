@@ -2,8 +2,10 @@
 
 import math
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -41,6 +43,8 @@ class Settings:
     max_dataset_bytes: int
     data_cache_bytes: int
     planner_idle_seconds: float
+    webhook_networks: tuple[IPv4Network | IPv6Network, ...]
+    webhook_ca_file: Path | None
 
 
 def api_key(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -71,6 +75,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         max_dataset_bytes=_number(environ, "MAX_DATASET_BYTES", 200 * 2**30, least=1024, most=2**50),
         data_cache_bytes=_number(environ, "DATA_CACHE_BYTES", 100 * 2**30, least=0, most=2**50),
         planner_idle_seconds=_number(environ, "PLANNER_IDLE_SECONDS", math.inf, least=1, most=math.inf),
+        webhook_networks=_networks(environ, "WEBHOOK_NETWORKS"),
+        webhook_ca_file=_certificates(environ, "WEBHOOK_CA_FILE"),
     )
 
 
@@ -102,3 +108,26 @@ def _number(environ: Mapping[str, str], variable: str, default: Number, *, least
         wanted = "a whole number" if kind is int else "a number"
         raise SettingInvalid(f"{variable}={text[:60]!r} will not do; {wanted} from {least:g} to {most:g} would")
     return value
+
+
+def _networks(environ: Mapping[str, str], variable: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Its value as networks, separated by commas."""
+    texts = [text.strip() for text in (environ.get(variable) or "").split(",")]
+    try:
+        return tuple(ip_network(text) for text in texts if text)
+    except ValueError as error:
+        would = "networks separated by commas, such as 10.1.0.0/16,fd00:1::/32, would"
+        raise SettingInvalid(f"{variable} will not do: {str(error)[:200]}; {would}") from None
+
+
+def _certificates(environ: Mapping[str, str], variable: str) -> Path | None:
+    """Its value as a file of certificates that can be read."""
+    text = environ.get(variable)
+    if not text:
+        return None
+    file = Path(text).expanduser().resolve()
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except OSError:  # of which ssl's own errors are
+        raise SettingInvalid(f"{variable}={text[:200]!r} will not do; a file of certificates in PEM would") from None
+    return file

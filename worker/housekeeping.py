@@ -1,4 +1,4 @@
-"""What runs once beside all workers: sweep, nudges for jobs long queued, plans, predictions, checks. Safe twice."""
+"""What runs once beside all workers: sweep, nudges for jobs long queued, plans, checks, webhooks. Safe twice."""
 
 import logging
 import threading
@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy.exc import DBAPIError
 
 from service.store.backend import Backend
+from worker.delivering import Courier
 from worker.inspecting import Inspector
 from worker.inspection_child import INSPECT
 from worker.planning import Planner
@@ -30,10 +31,10 @@ class Housekeeper:
         self.ledger = backend.ledger
         self.reader = backend.reader
         self.queue = backend.queue
-        self.requests = (backend.plans, backend.predictions)
+        self.expiring = (backend.plans, backend.predictions, backend.deliveries)
         self.inspector = Inspector(backend, inspect_command)
         planner = Planner(backend.plans, idle_seconds=self.settings.planner_idle_seconds)
-        self.helpers = (planner, Predictor(backend), self.inspector)
+        self.helpers = (planner, Predictor(backend), self.inspector, Courier(backend))
         self._rung = threading.Event()
         self._draining = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)
@@ -79,8 +80,8 @@ class Housekeeper:
                 self.queue.nudge_train()
         if now >= self._expire_from:
             self._expire_from = now + EXPIRE_SECONDS
-            for requests in self.requests:
-                requests.expire()
+            for part in self.expiring:
+                part.expire()
 
     def _loop(self) -> None:
         while not self._draining.is_set():

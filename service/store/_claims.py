@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, insert, literal, or_, select, tuple_
 
 from acmix.events import Event
-from service.store import _checkpoints, _journal, _quotas
+from service.store import _checkpoints, _journal, _outbox, _quotas
 from service.store.rows import Checkpoint, Claim, Job, Json, read
 from service.store.states import turn_at
 from service.store.tables import attempts, jobs, workers
@@ -72,7 +72,9 @@ def take(
     where = f"from step {resume.step}" if resume else "from the start"
     data = {"status": "running", "worker": worker_id, "resumed_from": resumed_from}
     told = Event("status", f"attempt {taken.attempt} begins {where} on {worker_id}", data)
-    return Claim(_journal.append(connection, taken, now, [told]), resume, _ran_seconds(connection, taken))
+    begun = _journal.append(connection, taken, now, [told])
+    _outbox.tell(connection, begun, now)
+    return Claim(begun, resume, _ran_seconds(connection, taken))
 
 
 def _gone_back(connection: Connection, job: Job) -> tuple[Checkpoint | None, dict[str, Any]]:

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from acmix.errors import Reason
 from acmix.events import Event
+from service.store import _outbox
 from service.store.errors import JobNotFound, LeaseLost
 from service.store.rows import Job, Status, read, storable
 from service.store.states import MOVES
@@ -64,7 +65,9 @@ def append_status(
 ) -> Job:
     """Tell the status that the job has just taken on."""
     told = {"status": job.status, "reason": reason.as_json() if reason else None, **data}
-    return append(connection, job, now, [Event("status", message, told)])
+    told_job = append(connection, job, now, [Event("status", message, told)])
+    _outbox.tell(connection, told_job, now)
+    return told_job
 
 
 def append_log(connection: Connection, job: Job, lines: Sequence[str]) -> None:

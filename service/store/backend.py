@@ -9,17 +9,19 @@ from service.store.artifacts import Artifacts
 from service.store.checks import Checks
 from service.store.database import connect
 from service.store.datasets import Datasets
+from service.store.deliveries import Deliveries
 from service.store.ledger import Ledger
 from service.store.plans import Plans
 from service.store.predictions import Predictions
 from service.store.queue import Queue
 from service.store.reading import Reader
 from service.store.tenants import Tenants
+from service.store.webhooks import Webhooks
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The ledger, plans, predictions, data sets, files, broker and tenants of one deployment."""
+    """The ledger, plans, predictions, data sets, files, broker, tenants and webhooks of one deployment."""
 
     settings: Settings
     engine: Engine
@@ -32,6 +34,8 @@ class Backend:
     artifacts: Artifacts
     queue: Queue
     tenants: Tenants
+    webhooks: Webhooks
+    deliveries: Deliveries
 
     def of(self, tenant: str) -> "Backend":
         """The same for one tenant: nothing of another's is there. Plans and predictions have no owner.
@@ -39,7 +43,7 @@ class Backend:
         Who asks for one of those names data sets and checkpoints, which are looked up before.
         """
         ledger, reader, datasets = self.ledger.of(tenant), self.reader.of(tenant), self.datasets.of(tenant)
-        return replace(self, ledger=ledger, reader=reader, datasets=datasets)
+        return replace(self, ledger=ledger, reader=reader, datasets=datasets, webhooks=self.webhooks.of(tenant))
 
     def close(self) -> None:
         self.queue.close()
@@ -62,4 +66,6 @@ def open_backend(settings: Settings) -> Backend:
         artifacts=Artifacts(settings.artifacts_url),
         queue=Queue(settings.broker_url),
         tenants=Tenants(engine),
+        webhooks=Webhooks(engine),
+        deliveries=Deliveries(engine),
     )

@@ -1,5 +1,6 @@
 """Connections to SQLite and PostgreSQL, both first-class, and what the two say differently."""
 
+import hashlib
 import json
 import sqlite3
 import time
@@ -40,7 +41,11 @@ MIGRATION_LOCK = 0x61636D6978  # "acmix": the advisory lock of whoever migrates
 def connect(database_url: str) -> Engine:
     """The engine of a database. Transactions of `writing(engine)` are the ones that may write."""
     url = make_url(database_url)
-    settings: dict[str, Any] = {"json_serializer": partial(json.dumps, allow_nan=False), "pool_timeout": 10}
+    settings: dict[str, Any] = {
+        "json_serializer": partial(json.dumps, allow_nan=False),
+        "pool_timeout": 10,
+        "hide_parameters": True,  # errors are logged, and among the values are secrets
+    }
     if url.get_backend_name() == "sqlite":
         return _sqlite(url, settings)
     options = " ".join(f"-c {name}={value}" for name, value in POSTGRESQL_SETTINGS.items())
@@ -101,6 +106,13 @@ def is_current(engine: Engine) -> bool:
 def clock(connection: Connection) -> datetime:
     """What time it is, by the database alone: no other clock has a say in leases."""
     return connection.execute(select(_ClockTime())).scalar_one()
+
+
+def one_at_a_time(connection: Connection, what: str) -> None:
+    """Of transactions that do this, let one through at a time. On SQLite no two write at once anyway."""
+    if connection.dialect.name == "postgresql":
+        number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], signed=True)
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
 
 def insert_or_replace(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

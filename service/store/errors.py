@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from service.store.rows import Dataset, Job
+from service.store.rows import Dataset, Job, Webhook
 
 
 class JobNotFound(Exception):
@@ -104,6 +104,34 @@ class LengthDiffers(DatasetConflict):
 
     def __init__(self, dataset: Dataset, total: int) -> None:
         super().__init__(dataset, f"has {dataset.total_bytes} bytes by the parts before; this one says {total}")
+
+
+class WebhookNotFound(Exception):
+    def __init__(self, webhook_id: str) -> None:
+        super().__init__(f"there is no webhook {webhook_id[:60]!r}")
+        self.webhook_id = webhook_id
+
+
+class DeliveryNotFound(Exception):
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(f"there is no delivery {delivery_id[:60]!r} of this webhook")
+        self.delivery_id = delivery_id
+
+
+class WebhooksExhausted(Exception):
+    """One more would be too many."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"there are {most} webhooks, which is as many as there may be; delete one first")
+        self.most = most
+
+
+class WebhookDisabled(Exception):
+    """Nothing is sent to it any more."""
+
+    def __init__(self, webhook: Webhook) -> None:
+        super().__init__(f"webhook {webhook.id} is disabled: {webhook.disabled_reason}; delete it and make another")
+        self.webhook = webhook
 
 
 class JobNotEnded(Exception):

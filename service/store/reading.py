@@ -11,18 +11,20 @@ from acmix.catalog import Catalog, Device
 from service.store import _claims, _series, _sources
 from service.store._checkpoints import NEWEST_FIRST
 from service.store.database import clock
-from service.store.errors import CheckpointNotFound, DatasetNotFound, JobNotFound, WeightsNotFound
+from service.store.errors import CheckpointNotFound, DatasetNotFound, JobNotFound, WebhookNotFound, WeightsNotFound
 from service.store.rows import (
     Attempt,
     Checkpoint,
     Dataset,
     DatasetPart,
+    Delivery,
     Job,
     Json,
     LayerTrace,
     Page,
     Series,
     StoredEvent,
+    Webhook,
     Weights,
     Worker,
     read,
@@ -33,17 +35,19 @@ from service.store.tables import (
     checkpoints,
     dataset_parts,
     datasets,
+    deliveries,
     evaluations,
     events,
     jobs,
     labels,
     log_lines,
+    webhooks,
     weights,
     workers,
 )
 
 T = TypeVar("T")
-Listed = TypeVar("Listed", Job, Weights, Dataset)
+Listed = TypeVar("Listed", Job, Weights, Dataset, Webhook, Delivery)
 
 
 class Reader(Scoped):
@@ -250,6 +254,30 @@ class Reader(Scoped):
         """What is stored of its archive, from its beginning."""
         parts = select(dataset_parts).join(datasets).where(datasets.c.id == dataset_id, self._mine(datasets))
         return self._all(DatasetPart, parts.order_by(dataset_parts.c.start))
+
+    # Webhooks
+
+    def webhook(self, webhook_id: str) -> Webhook:
+        """WebhookNotFound."""
+        found = self._all(Webhook, select(webhooks).where(webhooks.c.id == webhook_id, self._mine(webhooks)))
+        if not found:
+            raise WebhookNotFound(webhook_id)
+        return found[0]
+
+    def webhooks(self, limit: int = 20, after: str | None = None) -> Page[Webhook]:
+        """Newest first."""
+        wanted = select(webhooks).where(self._mine(webhooks)).order_by(webhooks.c.id.desc())
+        wanted = wanted.where(webhooks.c.id < after) if after else wanted
+        return _page(self._all(Webhook, wanted.limit(limit + 1)), limit)
+
+    def deliveries(
+        self, webhook_id: str, limit: int = 20, after: str | None = None, status: str | None = None
+    ) -> Page[Delivery]:
+        """What a webhook was told or is to be told, newest first."""
+        wanted = select(deliveries).join(webhooks).where(deliveries.c.webhook == webhook_id, self._mine(webhooks))
+        wanted = wanted if status is None else wanted.where(deliveries.c.status == status)
+        wanted = wanted.where(deliveries.c.id < after) if after else wanted
+        return _page(self._all(Delivery, wanted.order_by(deliveries.c.id.desc()).limit(limit + 1)), limit)
 
     # Workers and what they can run
 

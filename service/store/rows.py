@@ -2,7 +2,7 @@
 
 import signal as signals
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -15,6 +15,8 @@ Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelle
 Wish = Literal["cancel", "pause"]
 Scope = Literal["jobs:read", "jobs:write", "data:read", "data:write", "admin"]
 DatasetStatus = Literal["empty", "uploading", "checking", "ready", "rejected"]
+EventType = Literal["job.queued", "job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
+DeliveryStatus = Literal["pending", "delivered", "dead"]
 Json = dict[str, Any]
 T = TypeVar("T")
 
@@ -338,14 +340,67 @@ class Asked:
     failure: Json | None
 
 
+@dataclass(frozen=True)
+class Webhook:
+    """Whom to tell of jobs. `types` are those of the events that it wants; a disabled one is told nothing more."""
+
+    id: str
+    tenant: str
+    name: str
+    url: str
+    types: list[EventType]
+    secret: str = field(repr=False)  # what is printed ends up in logs
+    created_at: datetime
+    disabled_at: datetime | None
+    disabled_reason: str | None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One event for one webhook. Its id is the message's, the same whenever it is sent again.
+
+    `attempts` counts those since it was last asked for; `claims` all there ever were: the number that fences writes.
+    """
+
+    id: str
+    webhook: str
+    job: str | None
+    type: str
+    body: str
+    status: DeliveryStatus
+    attempts: int
+    claims: int
+    not_before: datetime
+    lease_expires_at: datetime | None
+    response_status: int | None
+    error: str | None
+    created_at: datetime
+    attempted_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """A claimed delivery and what it takes to send it; `attempted_at` is the time by the database's clock."""
+
+    id: str
+    webhook: str
+    url: str
+    secret: str = field(repr=False)
+    body: str
+    attempts: int
+    claims: int
+    attempted_at: datetime
+
+
 def columns(kind: type[Any], table: Table) -> list[Column[Any]]:
     """Those of a table that `kind`, a dataclass of this module, names."""
-    return [table.c[field.name] for field in fields(kind)]
+    return [table.c[each.name] for each in fields(kind)]
 
 
 def read(kind: type[T], row: Mapping[Any, Any]) -> T:
     """The row as `kind`, a dataclass of this module; columns it does not name are left out."""
-    return kind(**{field.name: row[field.name] for field in fields(kind)})  # type: ignore[arg-type]  # T is a dataclass
+    return kind(**{each.name: row[each.name] for each in fields(kind)})  # type: ignore[arg-type]  # T is a dataclass
 
 
 def signal_name(number: int) -> str:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Literal, get_args
 
 from acmix.errors import Reason
-from service.store.rows import DatasetStatus, Job, Outcome, Status
+from service.store.rows import DatasetStatus, DeliveryStatus, EventType, Job, Outcome, Status
 
 Action = Literal["cancel", "pause", "resume", "retry", "delete"]
 DatasetAction = Literal["upload", "delete"]
@@ -34,6 +34,10 @@ DATASET_ACTIONS: Mapping[DatasetAction, frozenset[DatasetStatus]] = {
     "upload": frozenset({"empty", "uploading"}),
     "delete": frozenset({"empty", "uploading", "ready", "rejected"}),
 }
+
+DELIVERY_STATUSES: tuple[DeliveryStatus, ...] = get_args(DeliveryStatus)
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)  # what a webhook may ask to be told
+END_TYPES = tuple(kind for kind in EVENT_TYPES if kind.removeprefix("job.") in ENDED)  # what it is told by default
 
 CANCELLED_BY_USER = Reason("cancelled_by_user", "a user cancelled it", "user")
 WORKER_LOST = Reason("worker_lost", "its worker was not heard of until the lease ran out", retryable=True)

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
-from service.store.states import DATASET_STATUSES, STATUSES
+from service.store.states import DATASET_STATUSES, DELIVERY_STATUSES, STATUSES
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -362,3 +362,45 @@ def _asked(name: str, *more: Column[Any]) -> Table:
 
 plans = _asked("plans")
 predictions = _asked("predictions", Column("image", LargeBinary), Column("drawn", LargeBinary))
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("types", Json, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("disabled_at", UtcDateTime),
+    Column("disabled_reason", Text),
+    Index(None, "tenant", "id"),
+)
+
+# A job that a delivery tells of may be gone.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("webhook", Id, ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
+    Column("job", Id),
+    Column("type", String(40), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("claims", Integer, nullable=False),
+    Column("not_before", UtcDateTime, nullable=False),
+    Column("lease_expires_at", UtcDateTime),
+    Column("response_status", Integer),
+    Column("error", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("attempted_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    CheckConstraint(f"status IN ({', '.join(repr(status) for status in DELIVERY_STATUSES)})", name="status"),
+    Index(None, "webhook", "id"),
+    Index(None, "webhook", "status", "id"),
+    Index(None, "status", "not_before"),
+    Index(None, "status", "lease_expires_at"),
+    Index(None, "status", "ended_at"),
+)

@@ -61,7 +61,15 @@ DATA_WRITE = """
     POST /v1/weights
     DELETE /v1/weights/{weights_id}
 """
-ADMIN: str = ""
+ADMIN = """
+    POST /v1/webhooks
+    GET /v1/webhooks
+    GET /v1/webhooks/{webhook_id}
+    DELETE /v1/webhooks/{webhook_id}
+    POST /v1/webhooks/{webhook_id}/test
+    GET /v1/webhooks/{webhook_id}/deliveries
+    POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/retry
+"""
 TABLE: dict[Scope, str] = {
     "jobs:read": JOBS_READ,
     "jobs:write": JOBS_WRITE,
@@ -71,7 +79,14 @@ TABLE: dict[Scope, str] = {
 }
 NEEDED = {tuple(line.split()): scope for scope, lines in TABLE.items() for line in lines.strip().splitlines()}
 ABSENT = "01J9ZK6Q5W8Y3T4V7XB2D0M1NC"
-IDS = {"job_id": "job", "checkpoint_id": "ckpt", "weights_id": "wts", "dataset_id": "ds"}
+IDS = {
+    "job_id": "job",
+    "checkpoint_id": "ckpt",
+    "weights_id": "wts",
+    "dataset_id": "ds",
+    "webhook_id": "whk",
+    "delivery_id": "dlv",
+}
 
 
 def key_for(api: Deployed, *scopes: Scope, tenant: str = "default", lasts: timedelta | None = None) -> str:

@@ -60,7 +60,7 @@ def test_no_route_fails_whatever_it_is_called_with(api: Deployed, schema: BaseSc
                 case.call_and_validate(checks=CHECKS)
 
             call()
-    assert len(called) >= (35 if mode == GenerationMode.POSITIVE else 31)
+    assert len(called) >= (45 if mode == GenerationMode.POSITIVE else 40)
 
 
 def test_no_sequence_of_calls_makes_one_fail(api: Deployed, schema: BaseSchema) -> None:

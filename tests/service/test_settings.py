@@ -1,3 +1,5 @@
+import ssl
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,26 @@ def test_a_wrong_scheme_names_the_variable_and_hides_the_password(variable: str)
     with pytest.raises(SettingInvalid, match=f"{variable} has the scheme 'amqp'") as raised:
         settings.load({variable: "amqp://user:secret@host"})
     assert "secret" not in str(raised.value)
+
+
+def test_networks_are_separated_by_commas() -> None:
+    found = settings.load({"WEBHOOK_NETWORKS": "10.1.0.0/16, fd00::/8,192.168.1.7"}).webhook_networks
+    assert found == (ip_network("10.1.0.0/16"), ip_network("fd00::/8"), ip_network("192.168.1.7/32"))
+    assert settings.load({"WEBHOOK_NETWORKS": ""}).webhook_networks == ()
+
+
+@pytest.mark.parametrize("value", ["10.1.0.1/16", "rack-7", "10.0.0.0/8;fd00::/8"])
+def test_what_is_no_network_is_refused_with_what_would_do(value: str) -> None:
+    with pytest.raises(SettingInvalid, match=r"WEBHOOK_NETWORKS will not do: .*10\.1\.0\.0/16,fd00:1::/32, would"):
+        settings.load({"WEBHOOK_NETWORKS": value})
+
+
+def test_a_file_of_certificates_must_hold_some(tmp_path: Path) -> None:
+    assert settings.load({}).webhook_ca_file is None
+    own = ssl.create_default_context().get_ca_certs(binary_form=True)[0]
+    (tmp_path / "ca.pem").write_text(ssl.DER_cert_to_PEM_cert(own))
+    assert settings.load({"WEBHOOK_CA_FILE": str(tmp_path / "ca.pem")}).webhook_ca_file == tmp_path / "ca.pem"
+    (tmp_path / "empty.pem").touch()
+    for wrong in (tmp_path / "none.pem", tmp_path / "empty.pem", tmp_path):
+        with pytest.raises(SettingInvalid, match=r"WEBHOOK_CA_FILE='.*' will not do; a file of certificates in PEM"):
+            settings.load({"WEBHOOK_CA_FILE": str(wrong)})

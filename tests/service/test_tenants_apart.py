@@ -15,10 +15,9 @@ from service.store.scope import Scoped
 from service.store.tables import metadata
 from tests.service import work
 from tests.service.deployed import Deployed, spec
-from tests.service.test_access import ABSENT, bearer, key_for
+from tests.service.test_access import ABSENT, IDS, bearer, key_for
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-PREFIXES = {"job_id": "job", "checkpoint_id": "ckpt", "weights_id": "wts", "dataset_id": "ds"}
 BODIES: dict[str, dict[str, Any]] = {
     "PUT": {"content": b"PK", "headers": {"Content-Type": "application/octet-stream"}},
     "POST": {"content": b"image", "headers": {"Content-Type": "image/png"}},
@@ -61,7 +60,16 @@ def two(api: Deployed, tmp_path: Path) -> Two:
     weights = api.http.post("/v1/weights", content=_safetensors(), headers=theirs).json()["id"]
     declared = {"name": "flowers", "task": "classification", "format": "image_folder"}
     dataset = api.http.post("/v1/datasets", json=declared, headers=theirs).json()["id"]
-    ids = {"job_id": job, "checkpoint_id": checkpoint, "weights_id": weights, "dataset_id": dataset}
+    webhook = api.http.post("/v1/webhooks", json={"url": "https://example.com/"}, headers=theirs).json()["id"]
+    delivery = api.http.post(f"/v1/webhooks/{webhook}/test", headers=theirs).json()["id"]
+    ids = {
+        "job_id": job,
+        "checkpoint_id": checkpoint,
+        "weights_id": weights,
+        "dataset_id": dataset,
+        "webhook_id": webhook,
+        "delivery_id": delivery,
+    }
     return Two(api, ours, theirs, ids, waiting)
 
 
@@ -70,11 +78,11 @@ def test_every_route_of_an_id_answers_404_for_anothers_as_for_none(two: Two) -> 
     for path in two.id_paths():
         for method in METHODS:
             foreign = two.call(two.ours, method, path, two.ids)
-            absent = two.call(two.ours, method, path, {name: f"{kind}_{ABSENT}" for name, kind in PREFIXES.items()})
+            absent = two.call(two.ours, method, path, {name: f"{kind}_{ABSENT}" for name, kind in IDS.items()})
             assert foreign.status_code in NOT_THERE, f"{method} {path}: {foreign.status_code} {foreign.text}"
             assert _shape(foreign, two.ids) == _shape(absent, {"": ABSENT})
             tried += foreign.status_code == 404
-    assert tried >= 25
+    assert tried >= 30
     assert _rows(two) == before
     print(f"\nP15: {tried} routes of an id tried from another tenant, all 404")
 
@@ -93,7 +101,7 @@ def test_without_its_condition_the_test_above_would_find_them(two: Two, monkeypa
 
 
 def test_lists_hold_nothing_of_another(two: Two) -> None:
-    for path in ("/v1/jobs", "/v1/queue", "/v1/datasets", "/v1/weights"):
+    for path in ("/v1/jobs", "/v1/queue", "/v1/datasets", "/v1/weights", "/v1/webhooks"):
         assert two.call(two.theirs, "GET", path, {}).json()["data"]
         assert two.call(two.ours, "GET", path, {}).json()["data"] == []
     for filtered in ("status=queued", "kind=train", "name=late attention", "metadata[study]=depth"):

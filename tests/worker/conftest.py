@@ -11,6 +11,7 @@ from service import settings
 from service.store.backend import Backend, open_backend
 from service.store.ledger import Ledger
 from service.store.reading import Reader
+from tests.worker.receivers import certificates
 from tests.worker.runs import Attempts
 
 PRELUDE = """
@@ -63,6 +64,12 @@ def backend(database_url: str, broker_url: str, tmp_path: Path) -> Iterator[Back
     backend = open_backend(settings.load({**environment, **short, **looks}))
     yield backend
     backend.close()
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What receivers of webhooks show, and the authority that vouches for them."""
+    return certificates(tmp_path_factory.mktemp("tls") / "certificates")
 
 
 @pytest.fixture
