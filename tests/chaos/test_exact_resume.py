@@ -35,13 +35,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_training_killed_at_random_ends_as_one_that_was_not(name: str, tmp_path: Path) -> None:
     file = _written(name, tmp_path)
-    began = time.monotonic()
-    _run(file, tmp_path / "unbroken")
-    lasts = time.monotonic() - began
+    lasts = _run(file, tmp_path / "unbroken")
+    assert lasts
     drawn, kills = random.Random(name), 0
     while kills < KILLS:
         folder = tmp_path / f"killed-{kills}"
-        while not _run(file, folder, kill_after=drawn.uniform(0.4, 1.1) * lasts):
+        while _run(file, folder, kill_after=drawn.uniform(0, 1) * lasts) is None:
             kills += 1
         assert _files(folder) == _files(tmp_path / "unbroken"), f"after {kills} kills"
     print(f"\nP3 {name}: {kills} kills", flush=True)
@@ -57,25 +56,32 @@ def test_without_a_part_of_its_state_it_does_not(guard: str, name: str, tmp_path
     with subprocess.Popen(_command(spec, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_for(lambda: any(folder.glob("checkpoints/step-*")))
         process.kill()
-    assert _run(spec, folder, PYTHONPATH=os.pathsep.join((str(tmp_path), str(ROOT))))
+    assert _run(spec, folder, PYTHONPATH=os.pathsep.join((str(tmp_path), str(ROOT)))) is not None
     differing = {file for file, sha256 in _files(folder).items() if _files(tmp_path / "unbroken")[file] != sha256}
     print(f"\nP3 without its {guard}: {', '.join(sorted(differing))} differ", flush=True)
     assert differing
 
 
-def _run(spec: Path, folder: Path, *, kill_after: float | None = None, **environment: str) -> bool:
-    """Whether it came to its end before it was killed."""
-    environ = {**os.environ, **environment}
+def _run(spec: Path, folder: Path, *, kill_after: float | None = None, **environment: str) -> float | None:
+    """Seconds from its first batch to its end; None where it was killed, so long after its first batch."""
+    started_at = time.time()
     with subprocess.Popen(
-        _command(spec, folder), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ
+        _command(spec, folder), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **environment}
     ) as process:
+        wait_for(lambda: process.poll() is not None or _has_begun(folder, started_at))
+        began = time.monotonic()
         try:
             told, _ = process.communicate(timeout=kill_after)
         except subprocess.TimeoutExpired:
             process.kill()
-            return False
+            return None
     assert process.returncode == 0, told.decode()[-2000:]
-    return True
+    return time.monotonic() - began
+
+
+def _has_begun(folder: Path, started_at: float) -> bool:
+    pulse = folder / "pulse"
+    return pulse.exists() and pulse.stat().st_mtime >= started_at
 
 
 def _written(name: str, folder: Path) -> Path:
