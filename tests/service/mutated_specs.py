@@ -362,7 +362,9 @@ def broken_text(drawn: random.Random) -> Case:
 
 
 def other_value(drawn: random.Random) -> Case:
-    value = drawn.choice([[], [right(drawn)], "a spec", 12, 0.5, True, None, {}, [[[]]], Raw("-0"), Raw("1e400")])
+    text, number = drawn.choice(SCRIPTS) * drawn.randint(1, 99), drawn.randint(-(10**9), 10**9)
+    values = [[], {}, None, True, Raw("1e400"), [[[]]], [right(drawn)], [number, text], written(right(drawn)), text]
+    value = drawn.choice([*values, number, number / 7, {text: right(drawn)}, {"spec": right(drawn)}])
     return _case("no object", value, "refused")
 
 
@@ -439,9 +441,11 @@ def left_out(drawn: random.Random) -> Case:
 
 def odd_evaluation(drawn: random.Random) -> Case:
     """Of a checkpoint that is none, or with what only a training has."""
-    asked: Spec = {"kind": "evaluate", "checkpoint": f"ckpt_{ULID}"}
-    more = drawn.choice([{}, {"training": {"epochs": 1}}, {"checkpoint": None}, {"evaluation": {"split": "all"}}])
-    return _case("odd evaluation", {**asked, **more}, "refused")
+    asked: Spec = {"kind": "evaluate", "checkpoint": f"ckpt_{ULID}", "priority": drawn.randint(-100, 100)}
+    asked |= {"name": drawn.choice(SCRIPTS), "evaluation": {"batch_size": drawn.randint(1, 65_536)}}
+    training = {"training": {"epochs": drawn.randint(1, 99)}}
+    more = drawn.choice([{}, training, right(drawn), {"checkpoint": None}, {"evaluation": {"split": "all"}}])
+    return _case("odd evaluation", {**asked, **more, "kind": "evaluate"}, "refused")
 
 
 # What must be taken
