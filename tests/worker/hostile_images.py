@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 from tests.acmix.photos import noise
 
 ALLOWED = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP", "tif": "TIFF"}
-OTHERS = ("GIF", "EPS", "ICO", "PPM", "PCX", "SGI", "IM", "DDS", "ICNS", "JPEG2000", "TGA", "PDF", "AVIF", "QOI", "MSP")
+OTHERS = ("GIF", "EPS", "ICO", "PPM", "PCX", "SGI", "DDS", "ICNS", "JPEG2000", "TGA", "PDF", "AVIF", "QOI", "MSP")
 HUGE_PX = 60_000
 
 
