@@ -125,7 +125,7 @@ def _fault(called: str, call: ast.Call) -> str | None:
     if called.startswith("subprocess.") and "shell" in given and not _is(given["shell"], False):
         return f"{called} by a shell"
     if called == "importlib.import_module" and call.args and isinstance(call.args[0], ast.Constant):
-        return next((str(call.args[0].value) for module in MODULES if call.args[0].value == module), None)
+        return str(call.args[0].value) if call.args[0].value in MODULES else None
     return called if called in CALLS or called.startswith(FAMILIES) else None
 
 
