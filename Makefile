@@ -33,7 +33,7 @@ contracts: $(READY)
 	$(BIN)/lint-imports
 
 audit: $(READY)
-	$(BIN)/pip-audit --skip-editable
+	$(BIN)/python .ci/audit.py
 
 benchmarks: $(READY)
 	$(BIN)/python -m benchmarks.overhead

@@ -1,5 +1,7 @@
 """Image files from outside: five formats, checked before they are decoded, in RGB, turned as their labels mean them."""
 
+import io
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from acmix.errors import DatasetCorrupt, DatasetMissing
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 Size = tuple[int, int]  # width and height
+MANY_BYTES = 2**20
 MAX_SIDE_RATIO = 20  # a longer strip would be huge once its short side is scaled up
 
 
@@ -49,7 +52,7 @@ def opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[ImageFile
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata does not spoil an image
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=formats) as image:
+            with _Contents(path) as contents, Image.open(contents, formats=formats) as image:
                 _check_sides(image)
                 yield image
     except FileNotFoundError:
@@ -60,6 +63,26 @@ def opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[ImageFile
         raise DatasetCorrupt(
             f"{path} cannot be read as an image: {error}", hint=f"formats: {', '.join(formats)}"
         ) from None
+
+
+class _Contents(io.BufferedReader):
+    """An open file of which no more is read than it holds.
+
+    Pillow asks for as much as a chunk claims to have, up to 4 GB, and Python has room made for all of it first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._path = path
+        self._size_bytes = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MANY_BYTES:
+            size = min(size, max(0, self._size_bytes - self.tell()))
+        return super().read(size)
+
+    def __repr__(self) -> str:
+        return repr(str(self._path))  # as Pillow names a file in its sentences
 
 
 def _read(path: Path, turned: Callable[[Image.Image], Image.Image]) -> Tensor:

@@ -1,6 +1,7 @@
 """The authors' checkpoints made files of ours: what is recognised, what is written, what is refused."""
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -153,6 +154,22 @@ def test_what_is_neither_is_refused_and_nothing_is_written(content: Any, sentenc
         convert(source, tmp_path / "ours.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
     assert not (Path(__file__).parent / "executed").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # torch's, of a byte that says which
+def test_a_file_damaged_by_whatever_seed_is_refused_by_a_sentence(tmp_path: Path):
+    """Of both forms of torch.save: bytes changed, the end cut off."""
+    chance, whole = random.Random(1), {"model": {"a.weight": torch.ones(3, 3)}, "epoch": 3, "names": [1, "x", None]}
+    for number in range(300):
+        torch.save(whole, tmp_path / "authors.pth", _use_new_zipfile_serialization=number % 3 == 0)
+        content = bytearray((tmp_path / "authors.pth").read_bytes())
+        for _ in range(chance.choice([1, 2, 5, 20])):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        if number % 4 == 0:
+            del content[chance.randrange(len(content)) :]
+        (tmp_path / "authors.pth").write_bytes(content)
+        with pytest.raises(CheckpointIncompatible):
+            convert(tmp_path / "authors.pth", tmp_path / "ours.safetensors")
 
 
 def test_a_part_that_is_missing_or_too_much_is_named(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Folders of photographs: what is read, what is refused, and that every refusal names its file."""
 
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,6 +134,23 @@ def test_a_palette_with_transparent_colours_becomes_rgb(tmp_path):
     image = _image(GREEN).convert("P", palette=Image.Palette.ADAPTIVE)
     image_3HW = _read(tmp_path, Path("clear.png"), lambda path: image.save(path, transparency=bytes([0] * 256)))
     assert tuple(image_3HW[:, 5, 5].tolist()) == GREEN
+
+
+def test_a_chunk_that_claims_gigabytes_takes_the_memory_of_what_is_there(tmp_path):
+    """A PNG whose pixels are all there, in a chunk that is said to have 4 GB."""
+
+    def save(path: Path) -> None:
+        _image(BLUE).save(path)
+        whole = path.read_bytes()
+        at = whole.index(b"IDAT")
+        path.write_bytes(whole[: at - 4] + b"\xff\xff\xff\xff" + whole[at:])
+
+    tracemalloc.start()
+    image_3HW = _read(tmp_path, Path("x.png"), save)
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert tuple(image_3HW[:, 5, 5].tolist()) == BLUE
+    assert most_bytes < 100 * 2**20
 
 
 # What is refused

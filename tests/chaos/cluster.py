@@ -90,13 +90,17 @@ class Process:
 
 @dataclass
 class Cluster:
-    """Its parts. `without` names the guard that it does without, `clock_shifts` how far workers' clocks are off."""
+    """Its parts. `without` names the guard that it does without, `clock_shifts` how far workers' clocks are off.
+
+    `settings` go before those that all clusters have.
+    """
 
     folder: Path
     database: str
     workers: int
     without: str = ""
     clock_shifts: Sequence[float] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
     postgresql: "Postgresql | None" = None
 
@@ -180,6 +184,7 @@ class Cluster:
         environment = {
             **os.environ,
             **SHORT,
+            **self.settings,
             "DATABASE_URL": self.database_url,
             "BROKER_URL": f"redis+socket://{self.broker_socket}",
             "ARTIFACTS_URL": f"file://{self.artifacts_folder}",

@@ -23,7 +23,7 @@ PVT = {"name": "pvt", "options": {"depths": [1, 1, 1, 1], "width": 0.125, "patch
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "batch norm": {},
     "drop path": {"backbone": PVT},
-    "dropout": {"backbone": {"name": "resnet10t", "options": {"drop_rate": 0.3}}, "batch_size": 16},
+    "dropout": {"backbone": {"name": "timm/resnet10t", "options": {"drop_rate": 0.3}}, "batch_size": 16},
     "ema, augmented": {"ema": {"decay": 0.9}, "augment": {"name": "shift"}},
     "bf16, clipped": {"precision": "bf16", "clip_norm": 1.0},
     "fp16 scaled, accumulated": {"precision": "fp16", "accumulate_batches": 3},

@@ -165,8 +165,8 @@ def test_a_run_that_hangs_before_it_listens_has_stalled_too(
 def test_a_run_that_the_kernel_kills_for_its_memory_is_no_loss(
     stand_in: StandIn, backend: Backend, attempts: Attempts
 ) -> None:
-    with memory_group(100 * 2**20) as join:
-        stand_in(f"{join}\nkept = bytearray(300 * 2**20)\nsleep()")
+    with memory_group(100 * 2**20) as members:
+        stand_in(f"Path({str(members)!r}).write_text(str(os.getpid()))\nkept = bytearray(300 * 2**20)\nsleep()")
         reason, attempt = reason_of(backend, attempts, small_job())
     assert (reason.code, reason.blame, reason.retryable) == ("out_of_memory_host", "user", True)
     assert attempt.signal == signal.SIGKILL
@@ -257,8 +257,8 @@ def image_tree(folder: Path) -> Path:
 
 
 @contextmanager
-def memory_group(most_bytes: int) -> Iterator[str]:
-    """A control group with so much memory; yields the line of Python by which a process joins it."""
+def memory_group(most_bytes: int) -> Iterator[Path]:
+    """A control group with so much memory; yields the file in which a process writes its number to join it."""
     one, two = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
     root, limit = (one, "memory.limit_in_bytes") if one.is_dir() else (two, "memory.max")
     group = root / f"acmix-test-{os.getpid()}"
@@ -269,7 +269,7 @@ def memory_group(most_bytes: int) -> Iterator[str]:
             (group / limit).write_text(str(most_bytes))
         except OSError as error:
             pytest.skip(f"no control group can be made here: {error}")
-        yield f"Path({str(group / 'cgroup.procs')!r}).write_text(str(os.getpid()))"
+        yield group / "cgroup.procs"
 
 
 def _is_removed(group: Path) -> bool:

@@ -1,11 +1,12 @@
 """Stands in for the library's commands: training is a chain of hashes, told and saved as the library does it.
 
 A run of milliseconds where torch takes seconds to load: what is tried here is whatever is around it. Its spec's
-metadata say how many steps it has and how long each takes.
+metadata say how many steps it has, how long each takes, and of what it dies at its third, if it is poison.
 """
 
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -19,6 +20,7 @@ from acmix.events import Event
 from tests.chaos.chain import SAVE_EVERY, START, following, value_of
 
 FILE = "model.safetensors"
+POISON_STEP = 3
 
 
 def main() -> None:
@@ -40,6 +42,8 @@ def _train(folder: Path, labels: dict[str, str], stop: threading.Event) -> None:
     _tell(events.status("running", f"from step {step}", versions={}, devices=["cpu"]))
     while step < steps:
         time.sleep(seconds)
+        if step % SAVE_EVERY == POISON_STEP:
+            _die(labels.get("poison", ""), labels.get("memory_group", ""))
         sign.beat()
         step, chain = step + 1, following(chain)
         _tell(events.metrics([step], {"train/loss": [value_of(chain)]}, epoch=1))
@@ -51,6 +55,21 @@ def _train(folder: Path, labels: dict[str, str], stop: threading.Event) -> None:
         if step == steps or step % SAVE_EVERY == 0:
             _save(folder / "checkpoints", step, chain, "epoch" if step == steps else "time")
     _tell(events.status("succeeded", f"{steps} steps"))
+
+
+def _die(poison: str, memory_group: str) -> None:
+    """Or not, of no poison."""
+    if poison in ("SIGKILL", "SIGSEGV", "SIGABRT"):
+        os.kill(os.getpid(), signal.Signals[poison])
+    if poison == "memory":
+        Path(memory_group).write_text(str(os.getpid()))
+        taken = bytearray(2**30)
+        taken[:: resource.getpagesize()] = b"x" * len(taken[:: resource.getpagesize()])
+    if poison == "hang":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        time.sleep(3600)
+    if poison == "exit":
+        os._exit(3)
 
 
 def _newest(parent: Path) -> tuple[int, str]:
