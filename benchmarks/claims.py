@@ -62,6 +62,7 @@ def row(now: object, number: int) -> dict[str, object]:
     priority = number % 201 - 100
     return {
         "id": new_id("job"),
+        "tenant": "default",
         "kind": "train",
         "name": "",
         "status": "queued",
