@@ -72,12 +72,18 @@ def _pair(
 
 def samples_a_second(log: str) -> float:
     """From the end of the first epoch to the end of the last, off the log's time stamps."""
+    samples, began, ended = steady(log)
+    return samples / (ended - began).total_seconds()
+
+
+def steady(log: str) -> tuple[int, datetime, datetime]:
+    """Samples from the end of the first epoch to the end of the last, and both moments, in local time."""
     ends: dict[int, datetime] = {}
     for line in log.splitlines():
         if found := STAMP.match(line):
-            ends[int(found[2])] = datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S,%f")  # only differences count
+            ends[int(found[2])] = datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S,%f")
     first, last = min(ends), max(ends)
-    return (last - first) * SAMPLES_AN_EPOCH / (ends[last] - ends[first]).total_seconds()
+    return (last - first) * SAMPLES_AN_EPOCH, ends[first], ends[last]
 
 
 def _in_service(client: Client, spec: dict[str, Any]) -> str:

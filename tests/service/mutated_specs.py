@@ -2,101 +2,16 @@
 
 import copy
 import json
-import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from tests.service.spec_contract import FIELDS, FRACTIONS, INTEGERS, OBJECTS, WORDS
 
 Spec = dict[str, Any]
 Must = Literal["refused", "taken", "either"]
 
-# Bounds as the contract has them, and not as the product's models say
-INTEGERS: dict[str, tuple[int, int]] = {
-    "/training/epochs": (1, 100_000),
-    "/training/batch_size": (1, 65_536),
-    "/training/accumulate_batches": (1, 65_536),
-    "/training/seed": (0, 2**32 - 1),
-    "/training/limit_train_batches": (1, 10**9),
-    "/training/loader_workers": (0, 64),
-    "/evaluation/every_epochs": (1, 100_000),
-    "/checkpoints/every_epochs": (1, 100_000),
-    "/checkpoints/keep_best": (0, 100),
-    "/checkpoints/keep_latest": (1, 100),
-    "/trace/every_steps": (1, 10**9),
-    "/priority": (-100, 100),
-}
-# least and most, both within
-FRACTIONS: dict[str, tuple[float, float]] = {
-    "/training/label_smoothing": (0, 0.999),
-    "/training/clip_norm": (1e-9, 1e9),
-    "/training/mixup": (0, 10),
-    "/training/cutmix": (0, 10),
-    "/checkpoints/every_seconds": (1e-9, 1e7),
-    "/resources/max_runtime_seconds": (1e-9, 1e9),
-    "/training/ema/decay": (1e-6, 0.999999),
-    "/training/optimizer/lr": (1e-9, 1e6),
-    "/training/optimizer/momentum": (0, 0.999),
-    "/backbone/options/width": (0.5, 8),
-}
-WORDS: dict[str, list[str]] = {
-    "/kind": ["train"],
-    "/task/name": ["classification"],
-    "/backbone/name": ["resnet26", "resnet50"],
-    "/backbone/options/stem": ["imagenet", "small"],
-    "/swaps/0/mixer/name": ["acmix"],
-    "/swaps/0/mixer/options/combine": ["alpha_beta"],
-    "/dataset/name": ["digits"],
-    "/training/optimizer/name": ["sgd"],
-    "/training/schedule/name": ["cosine"],
-    "/training/augment/name": ["default", "crop"],
-    "/training/precision": ["float32", "bf16", "fp16"],
-    "/training/weight_decay_on": ["weights", "all"],
-    "/evaluation/metric": ["auto", "accuracy", "top5_accuracy", "loss"],
-    "/evaluation/split": ["train", "val", "test"],
-}
-OBJECTS = [
-    "/metadata",
-    "/task",
-    "/backbone",
-    "/backbone/options",
-    "/swaps/0",
-    "/swaps/0/mixer",
-    "/swaps/0/mixer/options",
-    "/dataset",
-    "/dataset/options",
-    "/training",
-    "/training/optimizer",
-    "/training/schedule",
-    "/training/augment",
-    "/training/ema",
-    "/evaluation",
-    "/checkpoints",
-    "/trace",
-    "/resources",
-]
-FIELDS = {
-    "": "kind name metadata task backbone swaps dataset checkpoint training evaluation checkpoints trace resources "
-    "priority",
-    "/task": "name options",
-    "/backbone": "name options weights",
-    "/backbone/options": "stem width",
-    "/swaps/0": "layers mixer",
-    "/swaps/0/mixer": "name options",
-    "/swaps/0/mixer/options": "heads kernel_att kernel_conv combine",
-    "/dataset": "name options id sha256",
-    "/dataset/options": "image_px",
-    "/training": "epochs batch_size accumulate_batches optimizer schedule weight_decay_on precision label_smoothing "
-    "seed clip_norm ema augment mixup cutmix limit_train_batches loader_workers",
-    "/training/optimizer": "name lr weight_decay momentum nesterov",
-    "/training/schedule": "name warmup_epochs final_factor",
-    "/training/augment": "name padding_px fill",
-    "/training/ema": "decay",
-    "/evaluation": "split every_epochs metric",
-    "/checkpoints": "every_epochs every_seconds keep_best keep_latest",
-    "/trace": "every_steps",
-    "/resources": "gpus max_runtime_seconds",
-}
 ULID = "01J9ZK6Q5W8Y3T4V7XB2D0M1NC"
 SCRIPTS = [
     "late attention",
@@ -214,13 +129,16 @@ def _leaf(drawn: random.Random) -> str:
     return drawn.choice([*INTEGERS, *FRACTIONS, *WORDS, "/name", "/metadata/study", "/swaps/0/mixer/options/heads"])
 
 
-def _typo(drawn: random.Random, word: str) -> str:
-    """The word with one letter more, less, or in another place."""
-    place = drawn.randrange(len(word))
-    letter = drawn.choice("abcdefghijklmnopqrstuvwxyz_")
-    return drawn.choice(
-        [word[:place] + word[place + 1 :], word[:place] + letter + word[place:], word.upper(), word * 2]
-    )
+def _unknown(drawn: random.Random, words: Sequence[str], known: Collection[str]) -> str:
+    """Nearly one of the words, a letter more or less or otherwise written, and none that is known."""
+    while True:
+        word = drawn.choice(words)
+        place = drawn.randrange(len(word))
+        letter = drawn.choice("abcdefghijklmnopqrstuvwxyz_")
+        shorter, longer = word[:place] + word[place + 1 :], word[:place] + letter + word[place:]
+        typo = drawn.choice([shorter, longer, word.upper(), word * 2])
+        if typo and typo not in known:
+            return typo
 
 
 # What must be refused
@@ -258,7 +176,7 @@ def unknown_field(drawn: random.Random) -> Case:
     spec = right(drawn)
     path = drawn.choice([*FIELDS])
     here, known = (at(spec, path) if path else spec), FIELDS[path].split()
-    name = next(typo for _ in iter(int, 1) if (typo := _typo(drawn, drawn.choice(known))) not in known and typo)
+    name = _unknown(drawn, known, known)
     here[name] = drawn.choice([1, "x", None, {}, [], {"name": "sgd"}])
     return _case("unknown field", spec, "refused", f"{path}/{name}")
 
@@ -267,8 +185,7 @@ def unknown_name(drawn: random.Random) -> Case:
     spec = right(drawn)
     path = drawn.choice([*WORDS])
     known = {*WORDS[path], "evaluate", "resnet", "milestones", "adamw", "detection", "image_folder", "boxes", "rolling"}
-    name = next(typo for _ in iter(int, 1) if (typo := _typo(drawn, drawn.choice(WORDS[path]))) not in known and typo)
-    put(spec, path, name)
+    put(spec, path, _unknown(drawn, WORDS[path], known))
     return _case("unknown name", spec, "refused", path)
 
 
@@ -588,55 +505,3 @@ KINDS: list[Callable[[random.Random], Case]] = [
     havoc,
     transplant,
 ]
-
-
-# A reading of its own, for whatever is taken
-
-
-def flaw(body: bytes) -> str | None:
-    """Why no such body may be taken, by the contract's words alone; None where nothing tells."""
-    try:
-        spec = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_refuse, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        return f"no JSON: {error}"
-    return _flaw_of(spec, "") if isinstance(spec, dict) else "no object"
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Spec:
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("a field twice")
-    return dict(pairs)
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(name)
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(float(text)):
-        raise ValueError(text)
-    return float(text)
-
-
-def _flaw_of(value: Any, path: str) -> str | None:
-    """The first flaw of a value at a place of the spec."""
-    if isinstance(value, str) and any(each < " " or "\ud800" <= each <= "\udfff" or each == "\x7f" for each in value):
-        return f"{path} holds what cannot be printed"
-    if path in INTEGERS and value not in (None, "auto"):
-        least, most = INTEGERS[path]
-        if type(value) is not int or not least <= value <= most:
-            return f"{path} is no integer of {least} to {most}"
-    if path in FRACTIONS and value not in (None, "auto") and (type(value) not in (int, float) or value < 0):
-        return f"{path} is no number"
-    if isinstance(value, dict):
-        unknown = set(value) - set(FIELDS[path].split()) if path in FIELDS else set()
-        if unknown and path not in OF_ANOTHER_NAME:
-            return f"{path} has {unknown}"
-        return next((told for name, item in value.items() if (told := _flaw_of(item, f"{path}/{name}"))), None)
-    if isinstance(value, list):
-        return next((told for index, item in enumerate(value) if (told := _flaw_of(item, f"{path}/{index}"))), None)
-    return None
-
-
-# a transplant may name another entry, whose options these are not
-OF_ANOTHER_NAME = {"/backbone/options", "/training/optimizer", "/training/schedule", "/training/augment"}

@@ -16,7 +16,8 @@ from acmix import resolve
 from service import json_body
 from service.store.errors import JobNotFound
 from tests.service.deployed import Deployed, deployed
-from tests.service.mutated_specs import KINDS, Case, cases, flaw
+from tests.service.mutated_specs import KINDS, Case, cases
+from tests.service.spec_contract import flaw
 
 SHORT, LONG = 12 * len(KINDS), 10_000
 MOST_BODY_BYTES = 4 * 2**20
