@@ -27,6 +27,7 @@ from tests.chaos import history, streams
 from tests.chaos.cluster import Cluster, cluster
 from tests.chaos.faults import WEIGHTS, Faults
 from tests.chaos.history import Record
+from tests.chaos.hooks import hook
 from tests.disks import small_disk
 from tests.service.deployed import spec
 
@@ -62,13 +63,14 @@ class Result:
     posts_repeated: int = 0
     streams_cut: int = 0
     events_streamed: int = 0
+    told: str = ""
 
     def table(self) -> str:
         rows = [f"{count:6d}  {kind}" for kind, count in sorted(self.faults.items())]
         figures = (
             f"{sum(self.faults.values())} faults in {self.seconds:.0f} s; {self.attempts} attempts; "
             f"longest POST {max(self.post_seconds, default=0):.2f} s, {self.posts_repeated} sent again; "
-            f"{self.streams_cut} streams cut, {self.events_streamed} events streamed"
+            f"{self.streams_cut} streams cut, {self.events_streamed} events streamed; {self.told}"
         )
         return "\n".join([*rows, figures, *(f"BROKEN {fault}" for fault in self.broken), f"{len(self.broken)} broken"])
 
@@ -79,6 +81,8 @@ def run(plan: Plan, folder: Path) -> Result:
     with ExitStack() as stack:
         if plan.kinds is None or "fill the disk" in plan.kinds:
             stack.enter_context(small_disk(folder / "artifacts", size_bytes=64 * 2**20))
+        folder.mkdir(parents=True, exist_ok=True)
+        told = stack.enter_context(hook(folder))
         made = stack.enter_context(
             cluster(
                 folder,
@@ -86,8 +90,10 @@ def run(plan: Plan, folder: Path) -> Result:
                 workers=plan.workers,
                 without=plan.without,
                 clock_shifts=plan.clock_shifts,
+                settings=told.settings,
             )
         )
+        told.ask_for(made.http_url)
         began = time.monotonic()
         faults = Faults(made, seed=plan.seed, pause_seconds=plan.pause_seconds, kinds=plan.kinds)
         clients = _Clients(made, plan, record, result)
@@ -102,7 +108,10 @@ def run(plan: Plan, folder: Path) -> Result:
         time.sleep(1)  # whoever still believes to hold a job finds out
         result.broken += [f"an orphan: process {pid}" for pid in made.orphans()]
         result.broken += history.faults(made.engine, made.artifacts, record)
-        result.attempts = sum(job.attempt for job in history.all_jobs(made.engine).values())
+        jobs = history.all_jobs(made.engine)
+        result.broken += told.broken(jobs)
+        result.told = told.figures()
+        result.attempts = sum(job.attempt for job in jobs.values())
     return result
 
 

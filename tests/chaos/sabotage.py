@@ -119,11 +119,17 @@ def _no_scaler(state: Any) -> None:
     state.State.restore = forgetful
 
 
+def _no_outbox(outbox: Any) -> None:
+    """What happens is told to no webhook."""
+    outbox.tell = lambda *_: None
+
+
 GUARDS: dict[str, tuple[str, Patch]] = {
     "database clock": ("service.store.database", _no_database_clock),
     "drain": ("worker.node", _no_drain),
     "fence": ("service.store._journal", _no_fence),
     "last event id": ("service.routes.events", _no_last_event_id),
+    "outbox": ("service.store._outbox", _no_outbox),
     "random state": ("acmix.training.state", _no_random_state),
     "scaler": ("acmix.training.state", _no_scaler),
     "spool": ("worker.supervise", _no_spool),

@@ -40,6 +40,7 @@ def test_no_job_is_lost_and_none_is_done_twice_while_everything_dies(database: s
         ("sweep", {"kill a worker"}, "jobs have not ended"),
         ("idempotency", {"stop the broker"}, "is there and nobody knows of it"),
         ("manifest", {"damage a checkpoint"}, "is not that of an undisturbed run|is failed"),
+        ("outbox", {"kill a housekeeper"}, "was never told"),
         ("database clock", {"kill a worker"}, "jobs have not ended"),
     ],
 )
