@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -29,7 +30,7 @@ from rich.table import Table
 from acmix.formats import FORMATS
 from service import plan_table, settings
 from service.cli_keys import key_verbs, tenant_verbs
-from service.client import Client, ServiceError
+from service.client import Client, RequestRefused, ServiceError
 from service.launcher import Launcher, LaunchFailed, free_port, stop_on_signals
 from service.settings import SettingInvalid
 
@@ -430,7 +431,8 @@ def _sentences() -> Iterator[None]:
     try:
         yield
     except (ServiceError, LaunchFailed, SettingInvalid) as error:
-        print(f"acmix: {error}", file=sys.stderr)
+        is_for_a_key = isinstance(error, RequestRefused) and error.status == httpx.codes.UNAUTHORIZED
+        print(f"acmix: {error}{'; ACMIX_API_KEY is where it is taken from' if is_for_a_key else ''}", file=sys.stderr)
         raise typer.Exit(1) from None
     except BrokenPipeError:
         os._exit(1)

@@ -111,6 +111,8 @@ def test_an_address_that_others_reach_is_refused_until_there_is_a_key(tmp_path: 
     key = made.stdout.strip()
     with up(tmp_path, "--host", "0.0.0.0") as service:
         assert service.http.get("/v1/jobs").status_code == 401
+        without = _acmix("cancel", "job_01J9ZK6Q5W8Y3T4V7XB2D0M1NC", "--url", str(service.http.base_url), check=False)
+        assert "ACMIX_API_KEY is where it is taken from" in without.stderr
         assert service.http.get("/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
         (listed,) = _acmix("keys", "list", "--data", str(tmp_path)).stdout.splitlines()
@@ -122,9 +124,9 @@ def test_an_address_that_others_reach_is_refused_until_there_is_a_key(tmp_path: 
     assert key not in log
 
 
-def _acmix(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _acmix(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from service.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True)
+    return subprocess.run(command, capture_output=True, text=True, check=check)
 
 
 def _children(service: Up) -> list[psutil.Process]:
