@@ -29,6 +29,7 @@ NOT_FOR_SERVERS = (
     IPv6Network("3fff::/20"),  # documentation
 )
 UNICAST = IPv6Network("2000::/3")  # all that has been given out of IPv6; ipaddress takes most of the rest for global
+INNER = ("localhost", "local", "internal", "intranet", "lan", "home", "corp")
 TRANSLATED = IPv6Network("64:ff9b::/96")  # NAT64: what goes there arrives at the IPv4 address in its last four bytes
 
 
@@ -85,6 +86,8 @@ def receiver(url: str, allowed: Sequence[Network] = ()) -> Receiver:
         raise UrlInvalid("url must name a host and, if any, a port from 1 to 65535")
     if found.address is not None and not is_let_through(found.address, allowed):
         raise UrlInvalid(f"url names {found.host}, which is not a global address; a public host would do")
+    if not allowed and found.address is None and _is_inner(found.host):
+        raise UrlInvalid(f"url names {found.host}, which is nobody's on the internet; a public host would do")
     return found
 
 
@@ -144,6 +147,11 @@ def _host(parts: SplitResult) -> str:
     if re.fullmatch("[0-9]+|0x[0-9a-f]*", labels[-1]):
         raise UrlInvalid("url must have an IPv4 address as four plain numbers, such as 192.0.2.1")
     return host
+
+
+def _is_inner(host: str) -> bool:
+    """A name that only a machine, or a network of its own, knows (RFC 6761, 6762, 8375; ICANN on .internal)."""
+    return "." not in host or host.rsplit(".", 1)[1] in INNER or host.endswith(".home.arpa")
 
 
 def _literal(host: str) -> Address | None:

@@ -85,7 +85,6 @@ def test_a_network_that_is_allowed_is_let_through_in_every_form_of_its_addresses
         ("HTTPS://Hooks.Example.COM:8443/a/b?c=d&e=%20", "hooks.example.com", 8443),
         ("https://xn--bcher-kva.example/", "xn--bcher-kva.example", 443),
         ("https://1e100.net:/", "1e100.net", 443),
-        ("https://receiver/", "receiver", 443),
         ("https://8.8.8.8:65535/x", "8.8.8.8", 65535),
         ("https://[2606:4700::1111]:1/x", "2606:4700::1111", 1),
     ],
@@ -149,6 +148,13 @@ def test_a_url_names_a_host_and_a_port(url: str, host: str, port: int) -> None:
         ("https://[fe80::1%25eth0]/", "without a zone"),
         ("https://[fe80::1%eth0]/", "without a zone"),
         ("https://[::1/", "name a host"),
+        ("https://localhost/", "names localhost, which is nobody's on the internet"),
+        ("https://LOCALHOST:8443/", "names localhost"),
+        ("https://api.localhost/", "nobody's on the internet"),
+        ("https://redis/", "nobody's on the internet"),
+        ("https://printer.local/", "nobody's on the internet"),
+        ("https://metadata.google.internal/", "nobody's on the internet"),
+        ("https://router.home.arpa/", "nobody's on the internet"),
         (f"https://example.com/{'a' * 1981}", "at most 2000 characters"),
     ],
 )
@@ -161,7 +167,8 @@ def test_a_url_of_the_greatest_length_is_taken() -> None:
     assert receiver(f"https://example.com/{'a' * 1980}").host == "example.com"
 
 
-def test_an_address_of_an_allowed_network_can_be_named() -> None:
+def test_an_address_of_an_allowed_network_can_be_named_and_so_can_inner_names() -> None:
+    assert receiver("https://receiver:8443/", [ip_network("10.0.0.0/8")]) == Receiver("receiver", 8443)
     assert receiver("https://127.0.0.1:8443/", [ip_network("127.0.0.0/8")]) == Receiver("127.0.0.1", 8443)
 
 
