@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import access, errors, openapi, settings
+from service import access, errors, openapi, query, settings
 from service.rates import Rates
 from service.routes import (
     actions,
@@ -69,7 +69,9 @@ def create_app(given: Settings | None = None) -> FastAPI:
     others = (weights, datasets, webhooks, workers, usage)
     app.state.routers = [part.router for part in (health, catalog, *of_jobs, *others)]
     for router in app.state.routers:
-        app.include_router(router)
+        # whoever asks whether the process is up may do so in any way
+        strict = [] if router is health.router else [Depends(query.refuse_where_none_is_taken)]
+        app.include_router(router, dependencies=strict)
     app.webhooks.routes.extend(webhooks.sent.routes)
     errors.install(app)
     openapi.install(app)

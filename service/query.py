@@ -3,9 +3,12 @@
 from typing import Annotated
 
 from fastapi import Request
+from fastapi.dependencies.models import Dependant
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from acmix.spec import Label
+from acmix.errors import Problem
+from acmix.spec import Label, pointer
+from service.errors import RequestRefused
 
 MOST = 2**31 - 1
 
@@ -31,6 +34,19 @@ class Range(Parameters):
     x_from: Step | None = Field(None, description="first step")
     x_to: Step | None = Field(None, description="last step")
     max_points: Points | None = Field(None, description="thinned by min/max buckets; first and last are kept")
+
+
+def refuse_where_none_is_taken(request: Request) -> None:
+    """422 for a parameter of a route that takes none; where a route takes some, its model refuses the others."""
+    if request.query_params and not _takes_any(request.scope["route"].dependant):
+        name = next(iter(request.query_params))
+        sentence = f"this path takes no parameters; {name[:60]!r} is one"
+        fault = Problem(pointer(("query", name)), "unknown_parameter", sentence)
+        raise RequestRefused(422, "parameter_invalid", sentence, problems=[fault])
+
+
+def _takes_any(dependant: Dependant) -> bool:
+    return bool(dependant.query_params) or any(map(_takes_any, dependant.dependencies))
 
 
 def accepts(request: Request, media_type: str) -> bool:

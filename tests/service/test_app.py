@@ -54,6 +54,16 @@ def test_every_answer_carries_the_security_headers(api: Deployed, path: str) -> 
     assert headers["X-Frame-Options"] == "DENY"
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("path", ["/v1/catalog", "/v1/workers", "/v1/jobs/job_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"])
+def test_a_parameter_where_none_is_taken_is_refused(api: Deployed, path: str) -> None:
+    response = api.http.get(path, params={"limt": 3})
+    assert response.status_code == 422
+    (fault,) = response.json()["errors"]
+    assert (fault["pointer"], fault["code"]) == ("/query/limt", "unknown_parameter")
+    assert api.http.get("/healthz", params={"limt": 3}).status_code == 200
+
+
 def test_an_unexpected_error_is_logged_under_the_request_id_and_told_without_a_trace(
     api: Deployed, caplog: pytest.LogCaptureFixture
 ) -> None:
