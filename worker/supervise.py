@@ -81,6 +81,7 @@ class Supervisor:
         self._child: Child | None = None
         self._unrecorded: list[Event] = []
         self._unlogged: list[str] = []
+        self._last_event = 0  # the number of the last one that is known to be written
         self._checkpoint_ids: dict[int, str] = {}  # a commit that is tried again is the same commit
         self._due = {"record": 0.0, "renew": 0.0, "wish": 0.0, "memory": 0.0}
         self._memory_kills = deque([exits.kills_for_memory()], maxlen=3)  # a second between them
@@ -105,6 +106,7 @@ class Supervisor:
         held = ExitStack()
         try:
             child = self._start(*self._provide(held))
+            self._last_event = self._patiently(lambda: self.reader.job(self.job.id).last_event)
             while not child.has_ended():
                 child.wait(TICK_SECONDS)
                 self._tick(child)
@@ -219,8 +221,13 @@ class Supervisor:
         plain = self._up_to_a_checkpoint(self._unrecorded)
         told = [event for event in plain if not self._is_verdict(event)]
         if told:
-            self.ledger.record(self.job.id, self.job.attempt, told)
+            self._write(told)
         del self._unrecorded[: len(plain)]
+
+    def _write(self, told: Sequence[Event]) -> None:
+        """Once, be it that a try before was written and the word of it got lost with the connection."""
+        self.ledger.record(self.job.id, self.job.attempt, told, after=self._last_event)
+        self._last_event += len(told)
 
     def _is_verdict(self, event: Event) -> bool:
         """The child's last word is for `_outcome`; the ledger writes the status event itself."""
@@ -267,7 +274,9 @@ class Supervisor:
             keep_latest=checkpoints["keep_latest"],
             metric=data["metric"],
             larger_is_better=not data["metric"].endswith("loss"),
+            after=self._last_event,
         )
+        self._last_event += 1
         for gone in removed:
             self.artifacts.delete_prefix(gone.key)
 
@@ -277,7 +286,7 @@ class Supervisor:
         if unstored["kind"] == "epoch" and unstored["epoch"] == self.job.resolved_spec["training"]["epochs"]:
             raise DiskFull(fault, hint="free some space where the files are kept and retry")
         told = events.warning(DiskFull.code, f"{fault}; training goes on", step=unstored["step"])
-        self.ledger.record(self.job.id, self.job.attempt, [told])
+        self._write([told])
 
     @contextmanager
     def _lease_kept(self) -> Iterator[threading.Event]:

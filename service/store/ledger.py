@@ -222,15 +222,23 @@ class Ledger(Scoped):
             raise LeaseLost(job_id, attempt)
         return cast("Wish | None", row.requested)
 
-    def record(self, job_id: str, attempt: int, events: Sequence[Event]) -> None:
-        """Write events under the job's next numbers, and what they leave in curves, traces and results."""
+    def record(self, job_id: str, attempt: int, events: Sequence[Event], *, after: int | None = None) -> None:
+        """Write events under the job's next numbers, and what they leave in curves, traces and results.
+
+        Args:
+            after: the number of the last event that the caller knows to be written. Where there are later ones, they
+                are the first of these: an earlier try was written, and the word of it got lost.
+        """
         if not events:
             return
         with self._writing.begin() as connection:
             job = _journal.lock_held(connection, job_id, attempt)
+            unwritten = events if after is None else events[job.last_event - after :]
+            if not unwritten:
+                return
             now = clock(connection)
-            changes = _projections.project(connection, job, now, events)
-            _journal.append(connection, job, now, events, **changes)
+            changes = _projections.project(connection, job, now, unwritten)
+            _journal.append(connection, job, now, unwritten, **changes)
 
     def commit_checkpoint(
         self,
@@ -243,14 +251,18 @@ class Ledger(Scoped):
         keep_latest: int,
         metric: str,
         larger_is_better: bool,
+        after: int | None = None,
     ) -> list[Checkpoint]:
         """List a checkpoint whose files are stored, unlist those that make way for it; returns the unlisted ones.
 
         Args:
             metric: the one of `checkpoint.metrics` that the best are chosen by.
+            after: as for `record`; where this very commit was written, nothing is, and none is returned.
         """
         with self._writing.begin() as connection:
             job = _journal.lock_held(connection, job_id, attempt)
+            if after is not None and job.last_event > after:
+                return []
             now = clock(connection)
             replaced = _checkpoints.insert_row(connection, _row_of(checkpoint, job, now))
             dropped = _checkpoints.retain(

@@ -5,11 +5,13 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from acmix import manifest
 from service.store.backend import Backend
@@ -69,6 +71,34 @@ def test_nothing_is_missing_after_the_database_was_away(
     assert told[-1].data["status"] == "succeeded"
     assert reader.metrics(job.id, ["train/loss"])[0].step == list(range(1, 81))
     assert stored(backend, job) == listed(backend, job)
+
+
+def test_nothing_is_told_twice_where_the_word_that_it_is_written_gets_lost(
+    backend: Backend, attempts: Attempts, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other write is made, and then the connection breaks."""
+    stand_in(
+        """
+        for step in range(1, 41):
+            tell("metrics", epoch=1, step=[step], values={"train/loss": [0.5]})
+            if step % 10 == 0:
+                save(step)
+            time.sleep(0.1)
+        tell("status", status="succeeded")
+        """
+    )
+    ledger, reader = backend.ledger, backend.reader
+    lost: list[int] = []
+    for name in ("record", "commit_checkpoint"):
+        monkeypatch.setattr(ledger, name, _losing_every_other_word(getattr(ledger, name), lost))
+    job = submit(ledger, checkpoints={"keep_latest": 9})
+    attempts.begin(claim(ledger)).result(60)
+    told = reader.events(job.id)
+    assert [event.number for event in told] == list(range(1, len(told) + 1))
+    assert [step for event in told if event.type == "metrics" for step in event.data["step"]] == list(range(1, 41))
+    assert [event.data["step"] for event in told if event.type == "checkpoint"] == [10, 20, 30, 40]
+    assert len(lost) >= 4
+    assert reader.job(job.id).status == "succeeded"
 
 
 @on_sqlite
@@ -348,6 +378,19 @@ def test_a_checkpoint_that_made_way_before_it_was_stored_is_passed_over(
     attempts.see_through(claim(backend.ledger))
     assert [checkpoint.step for checkpoint in backend.reader.checkpoints(job.id)] == [20]
     assert stored(backend, job) == listed(backend, job)
+
+
+def _losing_every_other_word(write: Callable[..., Any], lost: list[int]) -> Callable[..., Any]:
+    calls = count()
+
+    def write_and_lose(*arguments: Any, **more: Any) -> Any:
+        written = write(*arguments, **more)
+        if next(calls) % 2 == 0:
+            lost.append(1)
+            raise OperationalError("COMMIT", None, Exception("server closed the connection"))
+        return written
+
+    return write_and_lose
 
 
 def given_to_another(backend: Backend, job: Job) -> Claim:
