@@ -36,7 +36,11 @@ def test_no_job_is_lost_and_none_is_done_twice_while_everything_dies(database: s
 @pytest.mark.parametrize(
     ("guard", "kinds", "complaint"),
     [
-        ("fence", {"stop a worker past its lease"}, "twice|after its end|after the next one's claim|its ends are"),
+        (
+            "fence",
+            {"stop a worker past its lease"},
+            "twice|after its end|after the next one's claim|its ends are|points are missing",
+        ),
         ("sweep", {"kill a worker"}, "jobs have not ended"),
         ("idempotency", {"stop the broker"}, "is there and nobody knows of it"),
         ("manifest", {"damage a checkpoint"}, "is not that of an undisturbed run|is failed"),
