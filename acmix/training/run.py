@@ -68,7 +68,8 @@ def run(
         yield events.status("stopped", "stopped when asked")
     except torch.OutOfMemoryError as error:
         hint = "a smaller batch_size, or accumulate_batches to keep its effect"
-        raise OutOfDeviceMemory(str(error).split(". ")[0], hint=hint) from error
+        said = ". ".join(str(error).split(". ")[:2])  # that it is so, and how much was asked for
+        raise OutOfDeviceMemory(said, hint=hint) from error
     except (MemoryError, RuntimeError) as error:
         if lack := _lack_of_memory(error):
             raise lack from error

@@ -24,6 +24,19 @@ from tests.worker.runs import Attempts, is_gone, runs
 StandIn = Callable[[str], None]
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 ADDRESS_SPACE_BYTES = 4 * 2**30  # torch alone maps over three
+WITHOUT_DEVICE_MEMORY = """
+import runpy
+import torch
+from acmix.training import loop
+
+def descend(*_):
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.00 GiB"
+    )
+
+loop._descend = descend
+runpy.run_module("acmix", run_name="__main__", alter_sys=True)
+"""
 
 
 # The library's own run
@@ -74,6 +87,19 @@ def test_memory_that_does_not_suffice_blames_the_spec(stand_in: StandIn, backend
     reason, attempt = reason_of(backend, attempts, spec)
     assert (reason.code, reason.blame, reason.retryable) == ("out_of_memory_host", "user", False)
     assert reason.hint == "a smaller batch_size"
+    assert (attempt.exit_code, attempt.signal) == (1, None)
+
+
+def test_a_gpu_that_runs_out_of_memory_blames_the_spec(
+    stand_in: StandIn, backend: Backend, attempts: Attempts, tmp_path: Path
+) -> None:
+    """The library's run, with torch's word for it in the place of a GPU."""
+    (tmp_path / "run.py").write_text(WITHOUT_DEVICE_MEMORY)
+    stand_in(f"os.chdir('/')\nos.execv(sys.executable, [sys.executable, {str(tmp_path / 'run.py')!r}, *sys.argv[1:]])")
+    reason, attempt = reason_of(backend, attempts, small_job(epochs=1))
+    assert (reason.code, reason.blame, reason.retryable) == ("out_of_memory_device", "user", False)
+    assert reason.message == "CUDA out of memory. Tried to allocate 20.00 GiB"
+    assert reason.hint == "a smaller batch_size, or accumulate_batches to keep its effect"
     assert (attempt.exit_code, attempt.signal) == (1, None)
 
 
