@@ -27,6 +27,7 @@ AREAS = {
     "weights": "data",
 }
 CHANGES_NOTHING = frozenset({"/v1/plans", "/v1/checkpoints/{checkpoint_id}/predict"})  # though it is a POST
+FORWARDED = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _check_local(request: Request) -> None:
     to this machine, which then shows in the Host header: a name with a dot that is not localhost's.
     """
     client = request.client.host if request.client else ""
-    if not _is_this_machine(client):
+    if not _is_this_machine(client) or FORWARDED & set(request.headers.keys()):  # a proxy here hides who calls
         sentence = "no API key was made yet, and until then only this machine may call; `acmix keys create` makes one"
         raise RequestRefused(403, "keys_needed", sentence)
     host, origin = request.headers.get("host", ""), request.headers.get("origin")

@@ -2,11 +2,12 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Connection, Table, func, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, func, or_, select
 
+from service.store.database import conflicting_insert
 from service.store.errors import QuotaExceeded
 from service.store.rows import Job, Tenant, Used, columns, read
+from service.store.scope import of_tenant
 from service.store.tables import checkpoints, datasets, jobs, tenants, usage, weights
 
 HOUR_SECONDS = 3600
@@ -53,18 +54,18 @@ def stored_bytes(connection: Connection, tenant: str) -> int:
     sums = (
         select(func.sum(checkpoints.c.stored_bytes))
         .join(jobs, jobs.c.id == checkpoints.c.job)
-        .where(_of(jobs, tenant)),
-        select(func.sum(weights.c.size_bytes)).where(_of(weights, tenant)),
-        select(func.sum(datasets.c.received_bytes)).where(_of(datasets, tenant)),
+        .where(of_tenant(jobs, tenant)),
+        select(func.sum(weights.c.size_bytes)).where(of_tenant(weights, tenant)),
+        select(func.sum(datasets.c.received_bytes)).where(of_tenant(datasets, tenant)),
     )
     return sum(int(connection.execute(each).scalar_one() or 0) for each in sums)
 
 
 def gpu_hours(connection: Connection, tenant: str, now: datetime) -> float:
     """Of attempts that ended this month, and of those that run."""
-    this_month = select(usage.c.gpu_seconds).where(_of(usage, tenant), usage.c.month == month_of(now))
+    this_month = select(usage.c.gpu_seconds).where(of_tenant(usage, tenant), usage.c.month == month_of(now))
     ended = connection.execute(this_month).scalar_one_or_none() or 0.0
-    running = select(jobs.c.claimed_at, jobs.c.resolved_spec).where(_of(jobs, tenant), jobs.c.status == "running")
+    running = select(jobs.c.claimed_at, jobs.c.resolved_spec).where(of_tenant(jobs, tenant), jobs.c.status == "running")
     rows = connection.execute(running).all()
     live = sum(row.resolved_spec["resources"]["gpus"] * (now - row.claimed_at).total_seconds() for row in rows)
     return float(ended + live) / HOUR_SECONDS
@@ -76,8 +77,7 @@ def book(connection: Connection, job: Job, now: datetime) -> None:
     if not gpus or job.claimed_at is None:
         return
     took = gpus * (now - job.claimed_at).total_seconds()
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    row = insert(usage).values(tenant=job.tenant, month=month_of(now), gpu_seconds=took)
+    row = conflicting_insert(connection, usage).values(tenant=job.tenant, month=month_of(now), gpu_seconds=took)
     more = {"gpu_seconds": usage.c.gpu_seconds + row.excluded.gpu_seconds}
     connection.execute(row.on_conflict_do_update(index_elements=["tenant", "month"], set_=more))
 
@@ -111,9 +111,5 @@ def _is_exhausted(connection: Connection, tenant: Tenant, now: datetime) -> bool
 
 
 def _count(connection: Connection, tenant: str, status: str) -> int:
-    counted = select(func.count()).select_from(jobs).where(_of(jobs, tenant), jobs.c.status == status)
+    counted = select(func.count()).select_from(jobs).where(of_tenant(jobs, tenant), jobs.c.status == status)
     return connection.execute(counted).scalar_one()
-
-
-def _of(table: Table, tenant: str) -> ColumnElement[bool]:
-    return table.c.tenant == tenant

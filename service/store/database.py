@@ -115,12 +115,16 @@ def one_at_a_time(connection: Connection, what: str) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
 
+def conflicting_insert(connection: Connection, table: Table) -> Any:
+    """An insert that can say what is to be where the primary key is taken: both databases have it, each its own."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+
+
 def insert_or_replace(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows; where one of the same primary key is there, the new one takes its place."""
     if not rows:
         return
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table)
+    statement = conflicting_insert(connection, table)
     keys = [column.name for column in table.primary_key]
     others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), list(rows))
@@ -128,8 +132,8 @@ def insert_or_replace(connection: Connection, table: Table, rows: Sequence[Mappi
 
 def insert_unless_there(connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
     """Insert a row; False where one of the same primary key is there, which stays as it is."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    return connection.execute(insert(table).values(**row).on_conflict_do_nothing()).rowcount == 1
+    statement = conflicting_insert(connection, table).values(**row)
+    return connection.execute(statement.on_conflict_do_nothing()).rowcount == 1
 
 
 def _sqlite(url: URL, settings: Mapping[str, Any]) -> Engine:

@@ -256,6 +256,12 @@ def test_without_keys_no_other_machine_may_call(api: Deployed, client: str) -> N
     assert not api.reader.jobs().data
 
 
+@pytest.mark.parametrize("header", ["Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP"])
+def test_without_keys_a_proxy_on_this_machine_lets_nobody_in(api: Deployed, header: str) -> None:
+    api.enrol()
+    assert _from(api, "127.0.0.1", **{header: "127.0.0.1"}).json()["code"] == "keys_needed"
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.uk"])
 def test_without_keys_a_name_that_only_resolves_to_this_machine_is_refused(api: Deployed, host: str) -> None:
     api.enrol()
