@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.service.deployed import SPEC, Deployed, deployed, spec
+from tests.service.spec_contract import OBJECTS
 
 LEFT_OUT = object()
 
@@ -79,26 +80,6 @@ STRINGS = [
     "/training/weight_decay_on",
     "/backbone/options/stem",
     "/swaps/0/mixer/options/combine",
-]
-OBJECTS = [
-    "/metadata",
-    "/task",
-    "/backbone",
-    "/backbone/options",
-    "/swaps/0",
-    "/swaps/0/mixer",
-    "/swaps/0/mixer/options",
-    "/dataset",
-    "/dataset/options",
-    "/training",
-    "/training/optimizer",
-    "/training/schedule",
-    "/training/augment",
-    "/training/ema",
-    "/evaluation",
-    "/checkpoints",
-    "/trace",
-    "/resources",
 ]
 NAMED = {
     "/training/schedule": {"name": "cosine"},
