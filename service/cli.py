@@ -29,6 +29,7 @@ from rich.table import Table
 
 from acmix.formats import FORMATS
 from service import plan_table, settings
+from service.cli_backup import backup, restore_
 from service.cli_keys import key_verbs, tenant_verbs
 from service.client import Client, RequestRefused, ServiceError
 from service.launcher import Launcher, LaunchFailed, free_port, stop_on_signals
@@ -224,6 +225,8 @@ def delete(weights: str, url: Url = DEFAULT_URL) -> None:
         _client(url).delete_weights(weights)
 
 
+main.command()(backup)
+main.command(name="restore")(restore_)
 main.add_typer(key_verbs, name="keys")
 main.add_typer(tenant_verbs, name="tenants")
 datasets_verbs = typer.Typer(no_args_is_help=True, help="Your own data.")

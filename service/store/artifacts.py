@@ -55,6 +55,15 @@ class Artifacts:
             obstore.put(self._store, key, file, max_concurrency=FILE_BLOCKS)
             self._sync(key)
 
+    def put_stream(self, key: str, chunks: Iterator[bytes]) -> None:
+        """Store what comes, chunk by chunk; ArtifactsFull."""
+        with _telling_full(key):
+            # not obstore.put: chunks that another of its stores streams cannot be awaited within it
+            with obstore.open_writer(self._store, key, max_concurrency=FILE_BLOCKS) as file:
+                for chunk in chunks:
+                    file.write(chunk)
+            self._sync(key)
+
     def fetch_file(self, key: str, target: Path) -> None:
         """Copy one file; ArtifactNotFound."""
         chunks = self.stream(key)
@@ -98,6 +107,10 @@ class Artifacts:
         while files := self._files(prefix):
             with suppress(FileNotFoundError):  # another removes them at the same time
                 obstore.delete(self._store, files)
+
+    def all_below(self, prefix: str = "") -> list[str]:
+        """Every file below a prefix of whole path segments."""
+        return sorted(self._files(prefix))
 
     def prefixes(self, prefix: str = "") -> list[str]:
         """What lies directly below a prefix: jobs/ID for each job under `jobs`."""

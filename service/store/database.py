@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from service.store.tables import UtcDateTime
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 POSTGRESQL_SETTINGS = {
     "statement_timeout": "30s",
@@ -71,6 +72,8 @@ def migrate(engine: Engine, revision: str = "head") -> None:
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        if (found := revision_of(connection)) is not None and not is_known(found):
+            return  # a later version has been here, and may be at work
         config = _migrations()
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
@@ -94,13 +97,22 @@ def _tables_replaceable(connection: Connection) -> Iterator[None]:
 
 
 def is_current(engine: Engine) -> bool:
-    """Whether the tables are those that this code was written for."""
-    from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
+    """Whether the tables are those that this code was written for, or of a later version, which leaves it its own."""
     with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_heads()
-    return set(found) == set(ScriptDirectory.from_config(_migrations()).get_heads())
+        found = revision_of(connection)
+    return found is not None and (found == _head() or not is_known(found))
+
+
+def revision_of(connection: Connection) -> str | None:
+    """Which migration the tables are at; None where there are none."""
+    from alembic.migration import MigrationContext
+
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def is_known(revision: str) -> bool:
+    """Whether a migration is one of this version's; one of a later version is not."""
+    return any(revision == script.revision for script in _scripts().walk_revisions())
 
 
 def clock(connection: Connection) -> datetime:
@@ -173,6 +185,17 @@ def _begin_sqlite(connection: Connection) -> None:
     """A writer takes the lock at once and waits for it; one that began as a reader would fail instead."""
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _head() -> str | None:
+    return _scripts().get_current_head()
+
+
+@cache
+def _scripts() -> "ScriptDirectory":
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_migrations())
 
 
 def _migrations() -> "Config":

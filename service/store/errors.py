@@ -185,6 +185,10 @@ class LeaseLost(Exception):
         self.attempt = attempt
 
 
+class BackupRefused(Exception):
+    """A back-up cannot be made or restored as asked; the message says why, and what would do."""
+
+
 class ArtifactNotFound(Exception):
     def __init__(self, key: str) -> None:
         super().__init__(f"no artifact has the key {key[:200]!r}")

@@ -105,3 +105,22 @@ def _config(connection: Connection) -> Config:
     config = _migrations()
     config.attributes["connection"] = connection
     return config
+
+
+def test_tables_of_a_later_version_are_left_alone_and_served(empty_database_url: str) -> None:
+    engine = connect(empty_database_url)
+    migrate(engine)
+    with writing(engine).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    migrate(engine)
+    assert is_current(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+    engine.dispose()
+
+
+def test_tables_of_an_earlier_version_are_not_current(empty_database_url: str) -> None:
+    engine = connect(empty_database_url)
+    migrate(engine, "0007")
+    assert not is_current(engine)
+    engine.dispose()

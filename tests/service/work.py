@@ -57,6 +57,12 @@ def claim(ledger: Ledger, worker_id: str = "worker-1") -> Claim:
     return claimed
 
 
+def claim_new(ledger: Ledger, **changes: Any) -> Job:
+    """A job that was submitted, and claimed at once."""
+    submit(ledger, **changes)
+    return claim(ledger).job
+
+
 def metrics(*steps: int, name: str = "train/loss") -> Event:
     return Event("metrics", "", {"epoch": 1, "step": list(steps), "values": {name: [1 / step for step in steps]}})
 
