@@ -1,13 +1,17 @@
+from typing import Any
+
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from service.store.database import _migrations, connect, is_current, migrate, writing
 from service.store.reading import Reader
 from service.store.tables import metadata
 from tests.service.work import at_once
+
+FIRST_IN_PLACE = "0008"  # of the first version that others are put in the place of while it is at work
 
 OLD_JOB = """
     INSERT INTO jobs (id, kind, name, status, spec, resolved_spec, metadata, attempt, failures, losses, priority,
@@ -99,6 +103,28 @@ def test_downgrading_leaves_no_table(empty_database_url: str) -> None:
         command.downgrade(_config(connection), "base")
     assert set(inspect(engine).get_table_names()) == {"alembic_version"}
     engine.dispose()
+
+
+def test_the_version_before_can_work_on_with_newer_tables(empty_database_url: str) -> None:
+    """An upgrade changes the tables first: all that was there stays, and what is new may be left out of an insert."""
+    engine = connect(empty_database_url)
+    migrate(engine, FIRST_IN_PLACE)
+    before = _columns(engine)
+    migrate(engine)
+    after = _columns(engine)
+    for table, columns in before.items():
+        assert columns.keys() <= after[table].keys(), f"{table} lost a column"
+        new = [after[table][name] for name in after[table].keys() - columns.keys()]
+        assert all(column["nullable"] or column["default"] for column in new), f"{table} asks for more: {new}"
+    engine.dispose()
+
+
+def _columns(engine: Engine) -> dict[str, dict[str, Any]]:
+    inspector = inspect(engine)
+    return {
+        table: {column["name"]: column for column in inspector.get_columns(table)}
+        for table in inspector.get_table_names()
+    }
 
 
 def _config(connection: Connection) -> Config:
