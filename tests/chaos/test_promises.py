@@ -4,6 +4,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,8 +60,7 @@ class Client:
     def post(self, steps: int, step_seconds: float = 0.05) -> str:
         labels = {"steps": str(steps), "step_seconds": str(step_seconds)}
         began = time.monotonic()
-        answer = self.http.post("/v1/jobs", json={**spec(), "metadata": labels})
-        assert answer.status_code == 201, answer.text
+        answer = self.http.post("/v1/jobs", json={**spec(), "metadata": labels}).raise_for_status()
         self.post_seconds.append(time.monotonic() - began)
         job_id = str(answer.json()["id"])
         self.record.accepted[job_id] = steps
@@ -159,20 +159,29 @@ def test_a_cancel_ends_a_job_within_its_grace_and_five_seconds(made: Cluster, cl
 
 
 def test_a_rolling_restart_costs_no_job_an_attempt_of_its_budgets(made: Cluster, client: Client) -> None:
-    """P8. Every process is sent SIGTERM in turn, under load."""
-    posting = Posting(client)
-    posting.start()
+    """P8. Every process is sent SIGTERM in turn, the database too, under load."""
+    assert made.postgresql is not None
+    posting, asking = Posting(client), Asking(made.http_url)
+    for each in (posting, asking):
+        each.start()
     for process in made.processes:
         started = process.starts
         process.send(signal.SIGTERM)
         wait_for(lambda process=process, started=started: process.starts > started, within_seconds=60)  # type: ignore[misc]  # its defaults bind
         time.sleep(3)
-    posting.over.set()
-    posting.join()
+    made.postgresql.stop()
+    made.postgresql.start()
+    time.sleep(3)
+    for each in (posting, asking):
+        each.over.set()
+        each.join()
     client.until_all_ended(300)
     jobs = [client.job(job_id) for job_id in client.record.accepted]
-    tell(f"P8 {len(made.processes)} processes restarted: {len(jobs)} jobs, {sum(job.attempt for job in jobs)} attempts")
+    restarted, tried = len(made.processes) + 1, sum(job.attempt for job in jobs)
+    tell(f"P8 {restarted} processes restarted: {len(jobs)} jobs, {tried} attempts; answers {dict(asking.answers)}")
     assert {(job.status, job.failures, job.losses) for job in jobs} == {("succeeded", 0, 0)}
+    assert asking.answers["200"] > 50
+    assert set(asking.answers) <= {"200", "503 with Retry-After", "no connection"}
     assert client.broken() == []
 
 
@@ -201,6 +210,28 @@ def test_no_reader_misses_an_event_or_hears_one_twice(made: Cluster, client: Cli
     assert [reading.gaps for reading in readings] == [""] * READERS
     assert {reading.last for reading in readings} == {told}
     assert client.broken() == []
+
+
+class Asking(threading.Thread):
+    """Lists jobs and workers without a pause; counts the answers."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.over = threading.Event()
+        self.answers: Counter[str] = Counter()
+        self._url = url
+
+    def run(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=10) as http:
+            while not self.over.wait(0.02):
+                for path in ("/v1/jobs", "/v1/workers"):
+                    try:
+                        answer = http.get(path)
+                    except httpx.TransportError:  # nobody listens while the api starts
+                        self.answers["no connection"] += 1
+                        continue
+                    later = " with Retry-After" if "Retry-After" in answer.headers else ""
+                    self.answers[f"{answer.status_code}{later}"] += 1
 
 
 class Posting(threading.Thread):
