@@ -38,6 +38,7 @@ def serve(settings: Settings, service: Service, *, queues: Sequence[str], thread
     def on_shutting_down(**_: Any) -> None:
         service.drain()
 
+    _leave_celery_to_its_settings()
     signals.celeryd_after_setup.connect(on_setup)  # worker_ready would wait for the broker
     signals.worker_shutting_down.connect(on_shutting_down)
     try:
@@ -47,3 +48,10 @@ def serve(settings: Settings, service: Service, *, queues: Sequence[str], thread
     finally:
         service.drain()
         service.stop()
+
+
+def _leave_celery_to_its_settings() -> None:
+    """Its command line would take a broker from BROKER_URL, past the password that ours is given besides."""
+    for name in ("APP", "BROKER_URL", "CONFIG_MODULE", "LOADER", "RESULT_BACKEND"):
+        os.environ.pop(name, None)
+        os.environ.pop(f"CELERY_{name}", None)

@@ -18,7 +18,7 @@ if docker info >/dev/null 2>&1; then
 fi
 
 missing=
-for package in podman buildah debootstrap runc netavark aardvark-dns iptables uidmap iproute2; do
+for package in podman buildah debootstrap runc netavark aardvark-dns iptables uidmap iproute2 catatonit; do
     dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing="$missing $package"
 done
 if [ -n "$missing" ]; then

@@ -37,7 +37,7 @@ class Noted:
     def stop(self):
         self.note("stop")
 
-app.serve(settings.load(), Noted(), queues=["train"], threads=1)
+app.serve(settings.load({"BROKER_URL": sys.argv[3]}), Noted(), queues=["train"], threads=1)
 """
 Serve = Callable[[str], subprocess.Popen[bytes]]
 
@@ -52,12 +52,13 @@ def notes(tmp_path: Path) -> Callable[[], list[str]]:
 @pytest.fixture
 def serve(tmp_path: Path, broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Begins to serve, in a process of its own, a service that notes what it is told."""
-    monkeypatch.setenv("BROKER_URL", broker_url)
+    for variable in ("BROKER_URL", "CELERY_BROKER_URL"):  # Celery's own command line would read them
+        monkeypatch.setenv(variable, "redis://127.0.0.1:1/0")
     started: list[subprocess.Popen[bytes]] = []
 
     def serve(rings: str) -> subprocess.Popen[bytes]:
         with (tmp_path / "log").open("wb") as log:
-            command = [sys.executable, "-c", SERVED, str(tmp_path / "notes"), rings]
+            command = [sys.executable, "-c", SERVED, str(tmp_path / "notes"), rings, broker_url]
             started.append(subprocess.Popen(command, stdout=log, stderr=log))
         return started[-1]
 
