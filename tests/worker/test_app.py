@@ -1,5 +1,6 @@
 """What Celery has to do with it: messages ring, and the signal to end drains."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -50,16 +51,15 @@ def notes(tmp_path: Path) -> Callable[[], list[str]]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path, broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+def serve(tmp_path: Path, broker_url: str) -> Iterator[Serve]:
     """Begins to serve, in a process of its own, a service that notes what it is told."""
-    for variable in ("BROKER_URL", "CELERY_BROKER_URL"):  # Celery's own command line would read them
-        monkeypatch.setenv(variable, "redis://127.0.0.1:1/0")
+    elsewhere = dict.fromkeys(("BROKER_URL", "CELERY_BROKER_URL"), "redis://127.0.0.1:1/0")  # Celery would read them
     started: list[subprocess.Popen[bytes]] = []
 
     def serve(rings: str) -> subprocess.Popen[bytes]:
         with (tmp_path / "log").open("wb") as log:
             command = [sys.executable, "-c", SERVED, str(tmp_path / "notes"), rings, broker_url]
-            started.append(subprocess.Popen(command, stdout=log, stderr=log))
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **elsewhere}))
         return started[-1]
 
     yield serve
