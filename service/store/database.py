@@ -63,7 +63,10 @@ def writing(engine: Engine) -> Engine:
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:
-    """Bring the tables up to date, in one transaction; of several processes that try at once, one does."""
+    """Bring the tables up to date, in one transaction; of several processes that try at once, one does.
+
+    Tables of a later version stay as they are: each adds to them only, and those before it work on.
+    """
     from alembic import command  # half a second of every process's start, and few migrate
 
     with writing(engine).connect() as connection, _tables_replaceable(connection), connection.begin():
@@ -71,6 +74,8 @@ def migrate(engine: Engine, revision: str = "head") -> None:
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        if _are_newer(connection):
+            return
         config = _migrations()
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
@@ -94,13 +99,26 @@ def _tables_replaceable(connection: Connection) -> Iterator[None]:
 
 
 def is_current(engine: Engine) -> bool:
-    """Whether the tables are those that this code was written for."""
-    from alembic.migration import MigrationContext
+    """Whether the tables are those that this code was written for, or of a later version that is being rolled out."""
     from alembic.script import ScriptDirectory
 
     with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_heads()
-    return set(found) == set(ScriptDirectory.from_config(_migrations()).get_heads())
+        found = _revisions(connection)
+        return found == set(ScriptDirectory.from_config(_migrations()).get_heads()) or _are_newer(connection)
+
+
+def _are_newer(connection: Connection) -> bool:
+    """Whether a version of this code has migrated the tables that knows more than this one."""
+    from alembic.script import ScriptDirectory
+
+    known = {script.revision for script in ScriptDirectory.from_config(_migrations()).walk_revisions()}
+    return not _revisions(connection) <= known
+
+
+def _revisions(connection: Connection) -> set[str]:
+    from alembic.migration import MigrationContext
+
+    return set(MigrationContext.configure(connection).get_current_heads())
 
 
 def clock(connection: Connection) -> datetime:
