@@ -31,6 +31,7 @@ from acmix.formats import FORMATS
 from service import plan_table, settings
 from service.cli_backup import backup, restore_
 from service.cli_keys import key_verbs, tenant_verbs
+from service.cli_migrate import migrate
 from service.client import Client, RequestRefused, ServiceError
 from service.launcher import Launcher, LaunchFailed, free_port, stop_on_signals
 from service.settings import SettingInvalid
@@ -227,6 +228,7 @@ def delete(weights: str, url: Url = DEFAULT_URL) -> None:
 
 main.command()(backup)
 main.command(name="restore")(restore_)
+main.command()(migrate)
 main.add_typer(key_verbs, name="keys")
 main.add_typer(tenant_verbs, name="tenants")
 datasets_verbs = typer.Typer(no_args_is_help=True, help="Your own data.")

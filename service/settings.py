@@ -1,21 +1,31 @@
 """Settings of every process, read once from the environment; nothing else reads it."""
 
+import logging
 import math
 import os
 import ssl
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 SCHEMES = {
     "DATABASE_URL": ("sqlite", "postgresql", "postgresql+psycopg", "postgres"),
     "BROKER_URL": ("redis", "rediss", "redis+socket"),
     "ARTIFACTS_URL": ("file", "s3"),
 }
+# Each may lie in a file instead, which the variable of its name and _FILE names.
+SECRETS = (
+    *("DATABASE_PASSWORD", "BROKER_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "METRICS_TOKEN"),
+    *("ACMIX_API_KEY", "ACMIX_ADMIN_KEY"),
+)
+CONTAINER_SECRETS = Path("/run/secrets")  # mounted for whoever is in the container, whatever its number
 Number = TypeVar("Number", int, float)
+
+log = logging.getLogger(__name__)
 
 
 class SettingInvalid(Exception):
@@ -49,15 +59,23 @@ class Settings:
 
 def api_key(environ: Mapping[str, str] = os.environ) -> str | None:
     """The key that the command line's clients send."""
-    return environ.get("ACMIX_API_KEY") or None
+    return _with_secrets(environ).get("ACMIX_API_KEY") or None
+
+
+def admin_key(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The key that `acmix migrate` makes, so that there is a first one."""
+    return _with_secrets(environ).get("ACMIX_ADMIN_KEY") or None
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of this process; SettingInvalid names the variable that is wrong."""
+    environ = _with_secrets(environ)
     data_folder = Path(environ.get("ACMIX_DATA") or "data").expanduser().resolve()
+    database_url = _url(environ, "DATABASE_URL", f"sqlite:///{data_folder / 'acmix.db'}")
+    broker_url = _url(environ, "BROKER_URL", "redis://localhost:6379/0")
     return Settings(
-        database_url=_url(environ, "DATABASE_URL", f"sqlite:///{data_folder / 'acmix.db'}"),
-        broker_url=_url(environ, "BROKER_URL", "redis://localhost:6379/0"),
+        database_url=_with_password(database_url, environ.get("DATABASE_PASSWORD")),
+        broker_url=_with_password(broker_url, environ.get("BROKER_PASSWORD")),
         artifacts_url=_url(environ, "ARTIFACTS_URL", f"file://{data_folder / 'artifacts'}"),
         data_folder=data_folder,
         data_root=Path(environ.get("DATA_ROOT") or data_folder / "datasets").expanduser().resolve(),
@@ -83,6 +101,49 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 def load_for(data: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of a command that works on a service's own database: the environment's, else of a data folder."""
     return load({**environ, "ACMIX_DATA": str(data)})
+
+
+def _with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment with every secret in its own variable, be it that it lies in a file."""
+    found = dict(environ)
+    for variable in SECRETS:
+        path = found.pop(f"{variable}_FILE", "")
+        if not path:
+            continue
+        if found.get(variable):
+            raise SettingInvalid(f"{variable} and {variable}_FILE are both set; one of them would do")
+        found[variable] = _secret(f"{variable}_FILE", Path(path).expanduser())
+    return found
+
+
+def _secret(variable: str, file: Path) -> str:
+    """The one line of a file. What a message shows of it is its path."""
+    try:
+        text = file.read_text().rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SettingInvalid(f"{variable}={str(file)[:200]!r} cannot be read: {why}") from None
+    if not text or len(text.splitlines()) > 1:
+        raise SettingInvalid(f"{variable}={str(file)[:200]!r} will not do; a file with one line, the secret, would")
+    if _is_open_to_all(file.resolve()):
+        log.warning("every user of this machine can reach %s, which %s names; chmod 600 mends that", file, variable)
+    return text
+
+
+def _is_open_to_all(file: Path) -> bool:
+    """Whether any user may read or change it: by its own mode, and by those of the folders that lead to it."""
+    may = file.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
+    reached = all(folder.stat().st_mode & stat.S_IXOTH for folder in file.parents)
+    return bool(may) and reached and CONTAINER_SECRETS not in file.parents
+
+
+def _with_password(url: str, password: str | None) -> str:
+    """The URL with this password, unless it has one of its own or names no server."""
+    parts = urlsplit(url)
+    if not password or not parts.netloc or parts.password is not None:
+        return url
+    user, _, server = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{server}").geturl()
 
 
 def _url(environ: Mapping[str, str], variable: str, default: str) -> str:

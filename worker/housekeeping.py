@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy.exc import DBAPIError
 
 from service.store.backend import Backend
+from worker.alive import SignOfLife
 from worker.delivering import Courier
 from worker.inspecting import Inspector
 from worker.inspection_child import INSPECT
@@ -35,6 +36,7 @@ class Housekeeper:
         self.inspector = Inspector(backend, inspect_command)
         planner = Planner(backend.plans, idle_seconds=self.settings.planner_idle_seconds)
         self.helpers = (planner, Predictor(backend), self.inspector, Courier(backend))
+        self._sign = SignOfLife(backend.settings, "housekeeping")
         self._rung = threading.Event()
         self._draining = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)
@@ -84,7 +86,9 @@ class Housekeeper:
                 part.expire()
 
     def _loop(self) -> None:
+        self._sign.forget_others()
         while not self._draining.is_set():
+            self._sign.give()
             try:
                 self.look()
             except (DBAPIError, *AWAY) as error:

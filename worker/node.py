@@ -20,6 +20,7 @@ from acmix.catalog import Catalog, Device
 from acmix.errors import SpecInvalid
 from service.store.backend import Backend
 from service.store.rows import WorkerCard
+from worker.alive import SignOfLife
 from worker.supervise import AWAY, Supervisor
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Node:
         self.slots = max(1, len(card.devices))
         # one core is left to the service: threads that spin for each other crawl when one is interrupted
         self.threads = max(1, (_cores() - 1) // self.slots)
+        self._sign = SignOfLife(backend.settings, "train")
         self._free = list(range(self.slots))
         self._lock = threading.Lock()
         self._draining = threading.Event()
@@ -144,7 +146,9 @@ class Node:
     def _be_seen_for_ever(self) -> None:
         """Post the menu, then a sign of life every so often; again from the start after the database was away."""
         enrolled = False
+        self._sign.forget_others()
         while not self._draining.is_set():
+            self._sign.give()
             try:
                 if not enrolled:
                     self.ledger.enrol(self._worker_card())

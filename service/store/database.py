@@ -64,7 +64,10 @@ def writing(engine: Engine) -> Engine:
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:
-    """Bring the tables up to date, in one transaction; of several processes that try at once, one does."""
+    """Bring the tables up to date, in one transaction; of several processes that try at once, one does.
+
+    Tables of a later version stay as they are: each adds to them only, and those before it work on.
+    """
     from alembic import command  # half a second of every process's start, and few migrate
 
     with writing(engine).connect() as connection, _tables_replaceable(connection), connection.begin():

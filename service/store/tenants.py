@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, Engine, insert, or_, select, update
 
 from service.store import _quotas
-from service.store.database import clock, insert_unless_there, writing
+from service.store.database import clock, insert_unless_there, one_at_a_time, writing
 from service.store.errors import KeyNotFound, KeyRefused
 from service.store.ids import new_id
 from service.store.rows import Key, Scope, Tenant, Used, columns, read
@@ -48,20 +48,22 @@ class Tenants:
         prefix = "".join(secrets.choice(PREFIX_ALPHABET) for _ in range(PREFIX_LENGTH))
         text = f"acmix_{prefix}_{secrets.token_urlsafe(SECRET_BYTES)}"
         with self._writing.begin() as connection:
-            now = clock(connection)
-            insert_unless_there(connection, tenants, {"name": tenant, "created_at": now})
-            row = {
-                "id": new_id("key"),
-                "tenant": tenant,
-                "name": name,
-                "prefix": prefix,
-                "sha256": _sha256(text),
-                "scopes": list(scopes),
-                "created_at": now,
-                "expires_at": now + lasts if lasts else None,
-            }
-            inserted = insert(keys).values(**row).returning(*columns(Key, keys))
-            return read(Key, connection.execute(inserted).mappings().one()), text
+            return _insert_key(connection, text, tenant, name, scopes, lasts), text
+
+    def keep_key(self, text: str, tenant: str, *, name: str, scopes: Sequence[Scope]) -> bool:
+        """Make the key of a text that was chosen elsewhere, if it is not there; whether it was made.
+
+        KeyRefused where the text is none of a key, or the key was revoked or has expired.
+        """
+        prefix = _prefix(text)
+        with self._writing.begin() as connection:
+            one_at_a_time(connection, f"key {prefix}")
+            found = _matching(connection, prefix, text)
+            if found:
+                _check_good(found.key, clock(connection))
+            else:
+                _insert_key(connection, text, tenant, name, scopes)
+        return found is None
 
     def all_keys(self) -> list[Key]:
         """All of them, oldest first, those too that are good no more."""
@@ -87,12 +89,10 @@ class Tenants:
 
     def caller(self, text: str) -> Caller:
         """Whose key this is; KeyRefused where it is none, was revoked or has expired."""
-        form = KEY.fullmatch(text)
-        if form is None:
-            raise KeyRefused("the key has not the form of one; they begin with acmix_")
+        prefix = _prefix(text)
         with self._reading.connect() as connection:
             now = clock(connection)
-            found = _matching(connection, form.group(1), text)
+            found = _matching(connection, prefix, text)
         if found is None:
             raise KeyRefused("there is no such key")
         _check_good(found.key, now)
@@ -135,6 +135,39 @@ class Tenants:
         before = or_(keys.c.used_at.is_(None), keys.c.used_at < now)
         with self._writing.begin() as connection:
             connection.execute(update(keys).where(keys.c.id == key_id, before).values(used_at=now))
+
+
+def _insert_key(
+    connection: Connection,
+    text: str,
+    tenant: str,
+    name: str,
+    scopes: Sequence[Scope],
+    lasts: timedelta | None = None,
+) -> Key:
+    """Of a tenant, which is made if it is not there."""
+    now = clock(connection)
+    insert_unless_there(connection, tenants, {"name": tenant, "created_at": now})
+    row = {
+        "id": new_id("key"),
+        "tenant": tenant,
+        "name": name,
+        "prefix": _prefix(text),
+        "sha256": _sha256(text),
+        "scopes": list(scopes),
+        "created_at": now,
+        "expires_at": now + lasts if lasts else None,
+    }
+    inserted = insert(keys).values(**row).returning(*columns(Key, keys))
+    return read(Key, connection.execute(inserted).mappings().one())
+
+
+def _prefix(text: str) -> str:
+    """What a key is found by; KeyRefused where the text is none of a key."""
+    form = KEY.fullmatch(text)
+    if form is None:
+        raise KeyRefused("the key has not the form of one; they begin with acmix_")
+    return form.group(1)
 
 
 def _matching(connection: Connection, prefix: str, text: str) -> Caller | None:

@@ -68,6 +68,22 @@ def test_processes_that_start_at_once_migrate_once(empty_database_url: str) -> N
         engine.dispose()
 
 
+def test_tables_of_a_later_version_stay_as_they_are_and_will_do(empty_database_url: str) -> None:
+    """While an upgrade is rolled out, and after it was taken back: processes of before meet what came after."""
+    engine = connect(empty_database_url)
+    migrate(engine)
+    with writing(engine).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert is_current(engine)
+    migrate(engine)
+    with engine.connect() as connection:
+        assert MigrationContext.configure(connection).get_current_revision() == "9999"
+    with writing(engine).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0007'"))
+    assert not is_current(engine)
+    engine.dispose()
+
+
 def test_jobs_queued_before_priority_aged_keep_their_order(empty_database_url: str) -> None:
     engine = connect(empty_database_url)
     migrate(engine, "0005")
