@@ -63,7 +63,7 @@ def open_backend(settings: Settings) -> Backend:
         predictions=Predictions(engine),
         datasets=Datasets(engine, lease_seconds=settings.lease_seconds),
         checks=Checks(engine, lease_seconds=settings.lease_seconds, **budgets),
-        artifacts=Artifacts(settings.artifacts_url),
+        artifacts=Artifacts(settings.artifacts_url, settings.s3),
         queue=Queue(settings.broker_url),
         tenants=Tenants(engine),
         webhooks=Webhooks(engine),
