@@ -65,9 +65,8 @@ class Artifacts:
 
     def put_file(self, key: str, file: BinaryIO) -> None:
         """Store what an open file holds from where it stands; ArtifactsFull."""
-        part_bytes = max(PART_BYTES, -(-os.fstat(file.fileno()).st_size // MOST_PARTS))
         with telling(key):
-            obstore.put(self._store, key, file, chunk_size=part_bytes, max_concurrency=PARTS_AT_ONCE)
+            obstore.put(self._store, key, file, chunk_size=_part_bytes(file), max_concurrency=PARTS_AT_ONCE)
             self._sync(key)
 
     def fetch_file(self, key: str, target: Path) -> None:
@@ -161,7 +160,7 @@ class Artifacts:
             return [meta["path"] for batch in obstore.list(self._store, prefix.strip("/")) for meta in batch]
 
     def _check_bucket(self) -> None:
-        """ArtifactsRefused, and why, where it cannot be used: asked for a file's size, S3 gives no more than a number."""
+        """ArtifactsRefused, and why, where it cannot be used; asked for a file's size, S3 only gives a number."""
         if not self._folder:
             with telling(""):
                 obstore.list_with_delimiter(self._store, "ping")
@@ -175,6 +174,14 @@ class Artifacts:
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
+
+
+def _part_bytes(file: BinaryIO) -> int:
+    """How much of a file goes at a time, so that it has not too many parts."""
+    start = file.tell()
+    size_bytes = file.seek(0, os.SEEK_END) - start
+    file.seek(start)
+    return max(PART_BYTES, -(-size_bytes // MOST_PARTS))
 
 
 def _told(key: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
