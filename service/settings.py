@@ -43,6 +43,7 @@ class S3:
 @dataclass(frozen=True)
 class Settings:
     database_url: str
+    database_pool: int
     broker_url: str
     artifacts_url: str
     s3: S3
@@ -76,6 +77,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     data_folder = Path(environ.get("ACMIX_DATA") or "data").expanduser().resolve()
     return Settings(
         database_url=_url(environ, "DATABASE_URL", f"sqlite:///{data_folder / 'acmix.db'}"),
+        database_pool=_number(environ, "DATABASE_POOL", 10, least=1, most=1000),
         broker_url=_url(environ, "BROKER_URL", "redis://localhost:6379/0"),
         artifacts_url=_artifacts_url(environ, f"file://{data_folder / 'artifacts'}"),
         s3=_s3(environ),
