@@ -185,6 +185,19 @@ def predict(
 
 
 @main.command()
+def download(
+    checkpoint: Annotated[str, typer.Argument(help="the id of a checkpoint, ckpt_...")],
+    target: Annotated[Path | None, typer.Argument(dir_okay=False, help="the file to write")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Write a checkpoint's weights to a safetensors file, CHECKPOINT.safetensors if none is named."""
+    with _sentences():
+        file = target or Path(f"{checkpoint}.safetensors")
+        found = _client(url).download_checkpoint(checkpoint, file)
+        print(file, found["size_bytes"], found["sha256"], sep="\t")
+
+
+@main.command()
 def convert(
     source: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="what the authors' scripts saved")],
     target: Annotated[Path, typer.Argument(dir_okay=False, help="the safetensors file to write")],

@@ -3,10 +3,11 @@
 import logging
 import math
 import os
+import re
 import ssl
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TypeVar
@@ -33,10 +34,29 @@ class SettingInvalid(Exception):
 
 
 @dataclass(frozen=True)
+class S3:
+    """How a bucket is reached, by the variables that everything else which speaks to S3 reads too.
+
+    Without a key, the role of the machine or the container is used, as object_store finds it.
+    """
+
+    endpoint: str | None = None  # None: AWS's own, by the region
+    public_endpoint: str | None = None
+    region: str = "us-east-1"
+    access_key_id: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    allows_http: bool = False
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
     database_url: str
+    database_pool: int
     broker_url: str
     artifacts_url: str
+    s3: S3
     data_folder: Path
     data_root: Path
     lease_seconds: float
@@ -75,8 +95,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     broker_url = _url(environ, "BROKER_URL", "redis://localhost:6379/0")
     return Settings(
         database_url=_with_password(database_url, environ.get("DATABASE_PASSWORD")),
+        database_pool=_number(environ, "DATABASE_POOL", 10, least=1, most=1000),
         broker_url=_with_password(broker_url, environ.get("BROKER_PASSWORD")),
-        artifacts_url=_url(environ, "ARTIFACTS_URL", f"file://{data_folder / 'artifacts'}"),
+        artifacts_url=_artifacts_url(environ, f"file://{data_folder / 'artifacts'}"),
+        s3=_s3(environ),
         data_folder=data_folder,
         data_root=Path(environ.get("DATA_ROOT") or data_folder / "datasets").expanduser().resolve(),
         lease_seconds=_number(environ, "LEASE_SECONDS", 60.0, least=1, most=3600),
@@ -152,6 +174,45 @@ def _url(environ: Mapping[str, str], variable: str, default: str) -> str:
     scheme = urlsplit(url).scheme
     if scheme not in SCHEMES[variable]:
         raise SettingInvalid(f"{variable} has the scheme {scheme[:30]!r}; {', '.join(SCHEMES[variable])} would do")
+    return url
+
+
+def _artifacts_url(environ: Mapping[str, str], default: str) -> str:
+    """Its value; in S3 it names a bucket."""
+    url = _url(environ, "ARTIFACTS_URL", default)
+    if url.startswith("s3:") and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#]*)?", url):
+        raise SettingInvalid("ARTIFACTS_URL names no bucket; s3://BUCKET or s3://BUCKET/PREFIX would do")
+    return url
+
+
+def _s3(environ: Mapping[str, str]) -> S3:
+    allows_http = (environ.get("AWS_ALLOW_HTTP") or "").lower() in {"true", "1", "yes"}
+    variable = "AWS_ENDPOINT_URL_S3" if environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
+    key, secret = environ.get("AWS_ACCESS_KEY_ID") or None, environ.get("AWS_SECRET_ACCESS_KEY") or None
+    if (key is None) != (secret is None):
+        raise SettingInvalid("one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is not set; both or none would do")
+    return S3(
+        endpoint=_endpoint(environ, variable, allows_http=allows_http),
+        public_endpoint=_endpoint(environ, "ARTIFACTS_PUBLIC_ENDPOINT", allows_http=allows_http),
+        region=environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or S3.region,
+        access_key_id=key,
+        secret_access_key=secret,
+        session_token=environ.get("AWS_SESSION_TOKEN") or None,
+        allows_http=allows_http,
+        ca_file=_certificates(environ, "AWS_CA_BUNDLE"),
+    )
+
+
+def _endpoint(environ: Mapping[str, str], variable: str, *, allows_http: bool) -> str | None:
+    """Its value as a URL without a path; http only where it was asked for, since what travels there is readable."""
+    url = (environ.get(variable) or "").rstrip("/")
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path or parts.query or parts.username:
+        raise SettingInvalid(f"{variable} will not do; https://HOST or https://HOST:PORT would")
+    if parts.scheme == "http" and not allows_http:
+        raise SettingInvalid(f"{variable} is http, which anybody on the way can read; AWS_ALLOW_HTTP=true allows it")
     return url
 
 

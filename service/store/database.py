@@ -31,7 +31,19 @@ POSTGRESQL_SETTINGS = {
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "30s",
 }
-CONNECT_SECONDS = 5
+# What a URL's own parameters may say otherwise. Balancers forget a connection that is idle for some minutes; a server
+# that has gone without a word is noticed within half a minute.
+POSTGRESQL_CONNECTION = {
+    "connect_timeout": 5,
+    "application_name": "acmix",
+    "keepalives_idle": 60,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+POOL = 10  # connections of a process, unless it is told another number
+POOL_SECONDS = 10.0  # for one to become free; then the database counts as away
+RECYCLE_SECONDS = 1800.0  # behind a name that has moved to another server, connections move too
 SQLITE_BUSY_SECONDS = 30
 SQLITE_SETTINGS = (f"busy_timeout = {SQLITE_BUSY_SECONDS * 1000}", "synchronous = FULL", "foreign_keys = ON")
 # The database cannot be reached, is too busy or only reads: no verdict on what was asked, which may be asked again.
@@ -39,21 +51,27 @@ AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 MIGRATION_LOCK = 0x61636D6978  # "acmix": the advisory lock of whoever migrates
 
 
-def connect(database_url: str) -> Engine:
-    """The engine of a database. Transactions of `writing(engine)` are the ones that may write."""
+def connect(database_url: str, *, pool: int = POOL) -> Engine:
+    """The engine of a database. Transactions of `writing(engine)` are the ones that may write.
+
+    Args:
+        pool: how many connections to PostgreSQL there may be at most.
+    """
     url = make_url(database_url)
     settings: dict[str, Any] = {
         "json_serializer": partial(json.dumps, allow_nan=False),
-        "pool_timeout": 10,
+        "pool_timeout": POOL_SECONDS,
         "hide_parameters": True,  # errors are logged, and among the values are secrets
     }
     if url.get_backend_name() == "sqlite":
         return _sqlite(url, settings)
-    options = " ".join(f"-c {name}={value}" for name, value in POSTGRESQL_SETTINGS.items())
     return create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
-        connect_args={"connect_timeout": CONNECT_SECONDS, "options": options, "application_name": "acmix"},
+        pool_size=pool,
+        max_overflow=0,
+        pool_recycle=RECYCLE_SECONDS,
+        connect_args=_connect_args(url),
         **settings,
     )
 
@@ -149,6 +167,15 @@ def insert_unless_there(connection: Connection, table: Table, row: Mapping[str, 
     """Insert a row; False where one of the same primary key is there, which stays as it is."""
     statement = conflicting_insert(connection, table).values(**row)
     return connection.execute(statement.on_conflict_do_nothing()).rowcount == 1
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    """Nothing is prepared on the server: behind a pooler the next transaction may be another server process's."""
+    ours = {name: value for name, value in POSTGRESQL_CONNECTION.items() if name not in url.query}
+    settings = " ".join(f"-c {name}={value}" for name, value in POSTGRESQL_SETTINGS.items())
+    given = url.query.get("options", "")
+    options = f"{settings} {given if isinstance(given, str) else ' '.join(given)}".strip()
+    return {**ours, "options": options, "prepare_threshold": None}
 
 
 def _sqlite(url: URL, settings: Mapping[str, Any]) -> Engine:

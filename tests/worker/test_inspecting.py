@@ -12,11 +12,11 @@ from typing import Any
 
 import psutil
 import pytest
-from obstore.exceptions import GenericError
 from redis import Redis
 
 from service.store.artifacts import Artifacts
 from service.store.backend import Backend
+from service.store.errors import ArtifactsAway
 from service.store.rows import Dataset
 from tests.service.test_dataset_rows import set_back
 from tests.service.work import until
@@ -371,7 +371,7 @@ def test_files_that_cannot_be_reached_now_are_waited_for(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def is_away(*_: Any) -> Any:
-        raise GenericError("no answer")
+        raise ArtifactsAway("no answer")
 
     made = upload(backend, "ready")
     with monkeypatch.context() as away, inspecting_(backend):
