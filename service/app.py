@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -12,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import access, errors, openapi, query, settings
+from service import access, errors, openapi, query, settings, vitals
 from service.rates import Rates
 from service.routes import (
     actions,
@@ -31,7 +33,9 @@ from service.routes import (
     weights,
     workers,
 )
+from service.routes import vitals as vitals_route
 from service.settings import Settings
+from service.store import census
 from service.store.backend import Backend, open_backend
 from service.store.database import migrate
 from service.store.ids import new_id
@@ -65,9 +69,10 @@ def create_app(given: Settings | None = None) -> FastAPI:
     )
     app.state.backend = open_backend(given or settings.load())
     app.state.rates = Rates()
+    app.state.counted = vitals.Counted(partial(census.take, app.state.backend.engine))
     of_jobs = (plans, jobs, actions, results, series, events, checkpoints, predictions)
     others = (weights, datasets, webhooks, workers, usage)
-    app.state.routers = [part.router for part in (health, catalog, *of_jobs, *others)]
+    app.state.routers = [part.router for part in (health, vitals_route, catalog, *of_jobs, *others)]
     for router in app.state.routers:
         # whoever asks whether the process is up may do so in any way
         strict = [] if router is health.router else [Depends(query.refuse_where_none_is_taken)]
@@ -115,7 +120,7 @@ async def _migrated(opened: Backend) -> bool:
 
 
 class Envelope:
-    """Around every request: its id, the headers of every answer, and a problem for what nobody expected."""
+    """Around every request: its id, the headers of every answer, its vitals, and a problem for what nobody expected."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -126,15 +131,17 @@ class Envelope:
             return
         request = Request(scope, receive)
         request.state.request_id = _request_id(request)
-        started = False
+        began, started = time.perf_counter(), False
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                vitals.count_request(scope, message["status"], time.perf_counter() - began)
                 MutableHeaders(scope=message).update({**SECURITY_HEADERS, "X-Request-Id": request.state.request_id})
             await send(message)
 
+        vitals.IN_FLIGHT.inc()
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception as error:
@@ -142,6 +149,8 @@ class Envelope:
             if started:
                 raise
             await answer(scope, receive, send_with_headers)
+        finally:
+            vitals.IN_FLIGHT.dec()
 
 
 def _request_id(request: Request) -> str:

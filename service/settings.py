@@ -2,9 +2,10 @@
 
 import math
 import os
+import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TypeVar
@@ -45,11 +46,20 @@ class Settings:
     planner_idle_seconds: float
     webhook_networks: tuple[IPv4Network | IPv6Network, ...]
     webhook_ca_file: Path | None
+    metrics_token: str | None = field(repr=False)
+    metrics_host: str
+    metrics_port: int | None
 
 
 def api_key(environ: Mapping[str, str] = os.environ) -> str | None:
     """The key that the command line's clients send."""
     return environ.get("ACMIX_API_KEY") or None
+
+
+def vitals_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Where several processes behind one port put what they count; the name is prometheus-client's."""
+    folder = environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(folder) if folder else None
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -77,6 +87,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         planner_idle_seconds=_number(environ, "PLANNER_IDLE_SECONDS", math.inf, least=1, most=math.inf),
         webhook_networks=_networks(environ, "WEBHOOK_NETWORKS"),
         webhook_ca_file=_certificates(environ, "WEBHOOK_CA_FILE"),
+        metrics_token=_secret(environ, "METRICS_TOKEN"),
+        metrics_host=environ.get("METRICS_HOST") or "127.0.0.1",
+        metrics_port=_number(environ, "METRICS_PORT", 0, least=0, most=65535) or None,
     )
 
 
@@ -131,3 +144,16 @@ def _certificates(environ: Mapping[str, str], variable: str) -> Path | None:
     except OSError:  # of which ssl's own errors are
         raise SettingInvalid(f"{variable}={text[:200]!r} will not do; a file of certificates in PEM would") from None
     return file
+
+
+def _secret(environ: Mapping[str, str], variable: str) -> str | None:
+    """Its value, or the content of the file that `variable`_FILE names; none where neither is set."""
+    secret, path = environ.get(variable), environ.get(f"{variable}_FILE")
+    if path:
+        try:
+            secret = Path(path).expanduser().read_text().strip()
+        except (OSError, ValueError):
+            raise SettingInvalid(f"{variable}_FILE={path[:200]!r} will not do; a file that can be read would") from None
+    if (path or secret) and not re.fullmatch(r"[\x21-\x7e]{16,}", secret or ""):
+        raise SettingInvalid(f"{variable} will not do; 16 characters or more, none of them a space, would")
+    return secret or None

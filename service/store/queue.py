@@ -7,6 +7,8 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from service.store import vitals
+
 SOCKET_SECONDS = 2.0
 TRAIN, PLANS, LIGHT = "train", "plans", "light"  # tasks, each with the queue of its name
 
@@ -75,5 +77,7 @@ class Queue:
             self._app.send_task(task, queue=task)
         except Exception as error:  # whatever ails the broker, the row stands
             logger.warning("no nudge went out: %s", error)
+            vitals.NUDGES.labels(task, "failed").inc()
             return False
+        vitals.NUDGES.labels(task, "sent").inc()
         return True
