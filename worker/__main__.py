@@ -6,7 +6,8 @@ import sys
 
 from service import settings
 from service.store.backend import open_backend
-from worker import app
+from service.store.vitals import REGISTRY
+from worker import app, gpus, vitals
 from worker.housekeeping import Housekeeper
 from worker.node import Node, card_of_this_machine
 
@@ -22,11 +23,15 @@ def main() -> None:
 def _train() -> None:
     backend = open_backend(settings.load())
     node = Node(backend, card_of_this_machine())
+    if found := gpus.of_this_machine():
+        REGISTRY.register(found)
+    vitals.serve(backend.settings)
     app.serve(backend.settings, node, queues=["train"], threads=node.slots)
 
 
 def _housekeeping() -> None:
     backend = open_backend(settings.load())
+    vitals.serve(backend.settings)
     app.serve(backend.settings, Housekeeper(backend), queues=["plans", "light"], threads=2)
 
 

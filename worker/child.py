@@ -83,6 +83,10 @@ class Child:
         """Whether something that it said has not been taken."""
         return self._waiting_bytes > 0
 
+    def events_waiting(self) -> int:
+        """How many it told that were not taken."""
+        return self._events.qsize()
+
     def take_events(self, most: int) -> list[Event]:
         """Events in the order they were told, at most so many."""
         return self._take(self._events, most)

@@ -28,7 +28,7 @@ from service.store.backend import Backend
 from service.store.errors import ArtifactsFull, LeaseLost
 from service.store.ids import new_id
 from service.store.rows import Checkpoint, Claim, Outcome, Wish
-from worker import exits
+from worker import exits, vitals
 from worker.child import Child
 from worker.data_cache import GivenUp
 from worker.ending import Ending, Signs
@@ -91,10 +91,13 @@ class Supervisor:
         """See the attempt through. Returns when the ledger knows how it ended, or has taken the job away."""
         log.info("%s attempt %s starts", self.job.id, self.job.attempt)
         try:
-            outcome = self._attempt()
-            log.info("%s attempt %s: %s", self.job.id, self.job.attempt, outcome.kind)
-            self._patiently(lambda: self.ledger.finish(self.job.id, self.job.attempt, outcome))
+            with vitals.attempt(self.job, self._backlog):
+                outcome = self._attempt()
+                log.info("%s attempt %s: %s", self.job.id, self.job.attempt, outcome.kind)
+                self._patiently(lambda: self.ledger.finish(self.job.id, self.job.attempt, outcome))
+            vitals.count_outcome(outcome)
         except LeaseLost:
+            vitals.count_fence()
             log.warning("%s attempt %s was given to another; it ends here", self.job.id, self.job.attempt)
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -105,7 +108,9 @@ class Supervisor:
         """From the checkpoints to how the run ended. A fault of ours is an outcome too, not a lease left to run out."""
         held = ExitStack()
         try:
-            child = self._start(*self._provide(held))
+            with vitals.timed(vitals.PROVISION):
+                provided = self._provide(held)
+            child = self._start(*provided)
             self._last_event = self._patiently(lambda: self.reader.job(self.job.id).last_event)
             while not child.has_ended():
                 child.wait(TICK_SECONDS)
@@ -164,10 +169,14 @@ class Supervisor:
     def _wish(self) -> Wish | None:
         """Renew the lease, or only look what is wished of the job, when that is due."""
         if self._is_due("renew", self.settings.lease_seconds / RENEWALS_A_LEASE):
-            return self.ledger.heartbeat(self.job.id, self.job.attempt)
+            return self._renew()
         if self._is_due("wish", WISH_SECONDS):
             return self.ledger.wish(self.job.id, self.job.attempt)
         return None
+
+    def _renew(self) -> Wish | None:
+        with vitals.renewal(LeaseLost):
+            return self.ledger.heartbeat(self.job.id, self.job.attempt)
 
     def _is_due(self, what: str, every_seconds: float) -> bool:
         now = time.monotonic()
@@ -226,8 +235,10 @@ class Supervisor:
 
     def _write(self, told: Sequence[Event]) -> None:
         """Once, be it that a try before was written and the word of it got lost with the connection."""
-        self.ledger.record(self.job.id, self.job.attempt, told, after=self._last_event)
+        with vitals.timed(vitals.RECORD):
+            self.ledger.record(self.job.id, self.job.attempt, told, after=self._last_event)
         self._last_event += len(told)
+        vitals.count_recorded(self.job, told)
 
     def _is_verdict(self, event: Event) -> bool:
         """The child's last word is for `_outcome`; the ledger writes the status event itself."""
@@ -254,7 +265,7 @@ class Supervisor:
             **{name: data[name] for name in ("epoch", "step", "kind", "metrics", "size_bytes", "sha256")},
         )
         try:
-            with self._lease_kept():
+            with self._lease_kept(), vitals.timed(vitals.STORE):
                 folder = self.provisions.checkpoint_folder(data["step"])
                 checkpoint = replace(checkpoint, stored_bytes=self.artifacts.put_folder(checkpoint.key, folder))
         except FileNotFoundError:
@@ -263,6 +274,7 @@ class Supervisor:
             return
         except ArtifactsFull:
             self.artifacts.delete_prefix(checkpoint.key)
+            vitals.UNSTORED.inc()
             self._do_without(data)
             return
         removed = self.ledger.commit_checkpoint(
@@ -277,6 +289,8 @@ class Supervisor:
             after=self._last_event,
         )
         self._last_event += 1
+        vitals.STORED_BYTES.inc(checkpoint.stored_bytes)
+        vitals.count_recorded(self.job, [event])
         for gone in removed:
             self.artifacts.delete_prefix(gone.key)
 
@@ -358,7 +372,11 @@ class Supervisor:
         """
         with suppress(*AWAY):
             if self.ledger.wish(self.job.id, self.job.attempt) is None:
-                self.ledger.heartbeat(self.job.id, self.job.attempt)
+                self._renew()
+
+    def _backlog(self) -> int:
+        """How many events of the run are not recorded yet."""
+        return len(self._unrecorded) + (self._child.events_waiting() if self._child else 0)
 
     def _outcome(self, returncode: int, *, memory_ran_out: bool) -> Outcome:
         return exits.outcome(

@@ -37,9 +37,16 @@ for _status, _reasons in REASONS.items():
 
 def count_end(job: Job) -> None:
     """Count a job that has just ended, if it has."""
-    if known := REASONS.get(job.status):
-        code = job.status_reason["code"] if job.status_reason else "none"
-        JOBS_ENDED.labels(job.status, code if code in known else "other").inc()
+    if job.status in REASONS:
+        code = job.status_reason["code"] if job.status_reason else None
+        JOBS_ENDED.labels(job.status, reason_label(code)).inc()
+
+
+def reason_label(code: str | None) -> str:
+    """The code of a reason, which a run may have said: only those we know become a label."""
+    if code is None:
+        return "none"
+    return code if any(code in known for known in REASONS.values()) else "other"
 
 
 def readable() -> CollectorRegistry:

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
 from acmix.errors import Reason
@@ -22,26 +21,13 @@ from service.launcher import free_port
 from service.store.database import clock, writing
 from service.store.rows import Outcome
 from service.store.tables import workers
+from tests.scrapes import Scrape
 from tests.service.deployed import Deployed, deployed, served
 from tests.service.test_access import bearer, key_for
 from tests.service.work import claim, let_wait, submit, until
 
 TOKEN = "a token of more than sixteen".replace(" ", "-")
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-class Scrape:
-    """One answer of /metrics."""
-
-    def __init__(self, text: str) -> None:
-        families = list(text_string_to_metric_families(text))
-        self.samples = [sample for family in families for sample in family.samples]
-        self.names = {sample.name for sample in self.samples}
-
-    def __call__(self, name: str, **labels: str) -> float:
-        """The sum of what has these labels; 0 where nothing has."""
-        wanted = labels.items()
-        return sum(each.value for each in self.samples if each.name == name and wanted <= each.labels.items())
 
 
 def scrape(api: Deployed, **headers: str) -> Scrape:
