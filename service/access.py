@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from fastapi import Request
 
 from acmix.errors import Problem
+from service import logs
 from service.errors import RequestRefused
 from service.store.backend import Backend
 from service.store.errors import KeyRefused
@@ -62,6 +63,7 @@ def admit(request: Request) -> None:
         raise RequestRefused(403, "scope_missing", sentence, headers={"WWW-Authenticate": challenge})
     _check_rate(request, access)
     request.state.access = access
+    logs.add(tenant=access.tenant)
 
 
 def scope_of(method: str, path: str) -> Scope:

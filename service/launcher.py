@@ -99,8 +99,7 @@ class Launcher:
 
     def _plan(self, sockets: Path, *, own_broker: bool, metrics_port: int | None) -> list[Child]:
         python = sys.executable
-        api = [python, "-m", "uvicorn", "service.app:app", "--host", self.host, "--port", str(self.port)]
-        api += ["--no-access-log", "--timeout-graceful-shutdown", "3"]
+        api = [python, "-m", "service", "--host", self.host, "--port", str(self.port)]
         broker = [Child("valkey", _valkey_command(self.data, sockets))] if own_broker else []
         train, keep_house = ([python, "-m", "worker", role] for role in ("train", "housekeeping"))
         workers = [Child(f"worker-{each}", train, _port_of(metrics_port, each + 1)) for each in range(self.workers)]

@@ -16,6 +16,8 @@ SCHEMES = {
     "BROKER_URL": ("redis", "rediss", "redis+socket"),
     "ARTIFACTS_URL": ("file", "s3"),
 }
+LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 Number = TypeVar("Number", int, float)
 
 
@@ -49,6 +51,8 @@ class Settings:
     metrics_token: str | None = field(repr=False)
     metrics_host: str
     metrics_port: int | None
+    log_format: str
+    log_level: str
 
 
 def api_key(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -90,6 +94,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         metrics_token=_secret(environ, "METRICS_TOKEN"),
         metrics_host=environ.get("METRICS_HOST") or "127.0.0.1",
         metrics_port=_number(environ, "METRICS_PORT", 0, least=0, most=65535) or None,
+        log_format=_one_of(environ, "LOG_FORMAT", LOG_FORMATS, "text"),
+        log_level=_one_of(environ, "LOG_LEVEL", LOG_LEVELS, "info").upper(),
     )
 
 
@@ -144,6 +150,14 @@ def _certificates(environ: Mapping[str, str], variable: str) -> Path | None:
     except OSError:  # of which ssl's own errors are
         raise SettingInvalid(f"{variable}={text[:200]!r} will not do; a file of certificates in PEM would") from None
     return file
+
+
+def _one_of(environ: Mapping[str, str], variable: str, known: tuple[str, ...], default: str) -> str:
+    """Its value, one of those known, in small letters."""
+    value = (environ.get(variable) or default).lower()
+    if value not in known:
+        raise SettingInvalid(f"{variable}={value[:60]!r} will not do; {', '.join(known[:-1])} or {known[-1]} would")
+    return value
 
 
 def _secret(environ: Mapping[str, str], variable: str) -> str | None:

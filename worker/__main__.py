@@ -1,10 +1,9 @@
 """`python -m worker train`: a node's worker; `python -m worker housekeeping`: what runs once beside all of them."""
 
 import argparse
-import logging
-import sys
 
-from service import settings
+from service import logs, settings
+from service.settings import Settings
 from service.store.backend import open_backend
 from service.store.vitals import REGISTRY
 from worker import app, gpus, vitals
@@ -16,12 +15,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("role", choices=["train", "housekeeping"])
     role = parser.parse_args().role
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    _train() if role == "train" else _housekeeping()
+    given = settings.load()
+    logs.begin(given, "worker" if role == "train" else "housekeeper")
+    _train(given) if role == "train" else _housekeeping(given)
 
 
-def _train() -> None:
-    backend = open_backend(settings.load())
+def _train(given: Settings) -> None:
+    backend = open_backend(given)
     node = Node(backend, card_of_this_machine())
     if found := gpus.of_this_machine():
         REGISTRY.register(found)
@@ -29,8 +29,8 @@ def _train() -> None:
     app.serve(backend.settings, node, queues=["train"], threads=node.slots)
 
 
-def _housekeeping() -> None:
-    backend = open_backend(settings.load())
+def _housekeeping(given: Settings) -> None:
+    backend = open_backend(given)
     vitals.serve(backend.settings)
     app.serve(backend.settings, Housekeeper(backend), queues=["plans", "light"], threads=2)
 

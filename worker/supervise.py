@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from acmix import events, pulse
 from acmix.catalog import Device
 from acmix.errors import AcmixError, DiskFull, Reason
 from acmix.events import Event
+from service import logs
 from service.store import database
 from service.store.backend import Backend
 from service.store.errors import ArtifactsFull, LeaseLost
@@ -37,6 +39,7 @@ from worker.inspection_child import INSPECT
 from worker.provisions import Provisions
 
 log = logging.getLogger(__name__)
+run_log = logging.getLogger("acmix.run")  # what runs print
 
 RECORD_SECONDS = 1.0  # how long events gather before they are recorded together
 RECORD_EVENTS = 500
@@ -89,6 +92,11 @@ class Supervisor:
 
     def run(self) -> None:
         """See the attempt through. Returns when the ledger knows how it ended, or has taken the job away."""
+        job = self.job
+        with logs.about(request_id=job.request_id, tenant=job.tenant, job=job.id, attempt=job.attempt):
+            self._see_through()
+
+    def _see_through(self) -> None:
         log.info("%s attempt %s starts", self.job.id, self.job.attempt)
         try:
             with vitals.attempt(self.job, self._backlog):
@@ -149,7 +157,8 @@ class Supervisor:
         spec = self.folder / "spec.json"
         spec.write_text(json.dumps(self.job.resolved_spec))
         self._started = time.monotonic()
-        child = Child(spec, self.folder, self.settings.data_root, self.devices, self.threads, weights, dataset_folder)
+        given = (weights, dataset_folder, logs.ids())
+        child = Child(spec, self.folder, self.settings.data_root, self.devices, self.threads, *given)
         self._child, self._ending = child, Ending(child)
         self._signs = Signs(self.folder / pulse.FILE, patience_seconds=self.settings.stall_seconds)
         return child
@@ -212,13 +221,21 @@ class Supervisor:
 
     def _record(self, child: Child) -> None:
         """Write what the child said. What could not be written stays and comes first the next time."""
-        self._unlogged += child.take_lines(RECORD_EVENTS - len(self._unlogged))
+        self._take_lines(child, RECORD_EVENTS - len(self._unlogged))
         if self._unlogged:
             self.ledger.log(self.job.id, self.job.attempt, self._unlogged)
             self._unlogged = []
         self._unrecorded += child.take_events(RECORD_EVENTS - len(self._unrecorded))
         while self._unrecorded:
             self._record_some()
+
+    def _take_lines(self, child: Child, most: int) -> None:
+        """What the run printed, for its job's log; where ours is for machines, for that one too."""
+        taken = child.take_lines(most)
+        self._unlogged += taken
+        if logs.is_json():
+            for line in taken:
+                run_log.info("%s", line)
 
     def _record_some(self) -> None:
         """Record events up to the next checkpoint, or commit that checkpoint."""
@@ -325,7 +342,7 @@ class Supervisor:
                 if self._child:
                     self._end_if_due(self._child)
 
-        renewal = threading.Thread(target=renew, daemon=True)
+        renewal = threading.Thread(target=copy_context().run, args=(renew,), daemon=True)
         renewal.start()
         try:
             yield to_end
@@ -345,7 +362,7 @@ class Supervisor:
 
     def _has_more(self, child: Child) -> bool:
         self._unrecorded += child.take_events(RECORD_EVENTS)
-        self._unlogged += child.take_lines(RECORD_EVENTS)
+        self._take_lines(child, RECORD_EVENTS)
         return bool(self._unrecorded or self._unlogged)
 
     def _patiently(self, act: Callable[[], T]) -> T:

@@ -42,6 +42,7 @@ class Ledger(Scoped):
         idempotency_key: str | None = None,
         body_sha256: str | None = None,
         parent: str | None = None,
+        request_id: str | None = None,
     ) -> tuple[Job, bool]:
         """A new job, queued, and True; under a key that was used before, the first job and False.
 
@@ -59,6 +60,7 @@ class Ledger(Scoped):
             parent=parent,
             idempotency_key=idempotency_key,
             body_sha256=body_sha256,
+            request_id=request_id,
         )
         try:
             with self._writing.begin() as connection:

@@ -35,6 +35,7 @@ def celery_app(broker_url: str) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_disable_prefetch=True,
         worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
         worker_prefetch_multiplier=1,
     )
     return app
