@@ -24,6 +24,8 @@ SECRETS = (
     *("ACMIX_API_KEY", "ACMIX_ADMIN_KEY"),
 )
 CONTAINER_SECRETS = Path("/run/secrets")  # mounted for whoever is in the container, whatever its number
+LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 Number = TypeVar("Number", int, float)
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,11 @@ class Settings:
     planner_idle_seconds: float
     webhook_networks: tuple[IPv4Network | IPv6Network, ...]
     webhook_ca_file: Path | None
+    metrics_token: str | None = field(repr=False)
+    metrics_host: str
+    metrics_port: int | None
+    log_format: str
+    log_level: str
 
 
 def api_key(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -85,6 +92,12 @@ def api_key(environ: Mapping[str, str] = os.environ) -> str | None:
 def admin_key(environ: Mapping[str, str] = os.environ) -> str | None:
     """The key that `acmix migrate` makes, so that there is a first one."""
     return _with_secrets(environ).get("ACMIX_ADMIN_KEY") or None
+
+
+def vitals_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Where several processes behind one port put what they count; the name is prometheus-client's."""
+    folder = environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(folder) if folder else None
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -117,6 +130,11 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         planner_idle_seconds=_number(environ, "PLANNER_IDLE_SECONDS", math.inf, least=1, most=math.inf),
         webhook_networks=_networks(environ, "WEBHOOK_NETWORKS"),
         webhook_ca_file=_certificates(environ, "WEBHOOK_CA_FILE"),
+        metrics_token=_token(environ, "METRICS_TOKEN"),
+        metrics_host=environ.get("METRICS_HOST") or "127.0.0.1",
+        metrics_port=_number(environ, "METRICS_PORT", 0, least=0, most=65535) or None,
+        log_format=_one_of(environ, "LOG_FORMAT", LOG_FORMATS, "text"),
+        log_level=_one_of(environ, "LOG_LEVEL", LOG_LEVELS, "info").upper(),
     )
 
 
@@ -253,3 +271,19 @@ def _certificates(environ: Mapping[str, str], variable: str) -> Path | None:
     except OSError:  # of which ssl's own errors are
         raise SettingInvalid(f"{variable}={text[:200]!r} will not do; a file of certificates in PEM would") from None
     return file
+
+
+def _one_of(environ: Mapping[str, str], variable: str, known: tuple[str, ...], default: str) -> str:
+    """Its value, one of those known, in small letters."""
+    value = (environ.get(variable) or default).lower()
+    if value not in known:
+        raise SettingInvalid(f"{variable}={value[:60]!r} will not do; {', '.join(known[:-1])} or {known[-1]} would")
+    return value
+
+
+def _token(environ: Mapping[str, str], variable: str) -> str | None:
+    """Its value, if nobody could guess it."""
+    token = environ.get(variable) or None
+    if token and not re.fullmatch(r"[\x21-\x7e]{16,}", token):
+        raise SettingInvalid(f"{variable} will not do; 16 characters or more, none of them a space, would")
+    return token

@@ -10,7 +10,7 @@ from acmix import resolve, spec
 from acmix.catalog import Catalog
 from acmix.errors import Problem, SpecInvalid
 from acmix.spec import JobSpec
-from service import evaluations, planning, user_data
+from service import evaluations, logs, planning, user_data
 from service.routes.catalog import known_catalog
 from service.store.backend import Backend
 from service.store.errors import CheckpointNotFound, DatasetNotFound, WeightsNotFound
@@ -72,11 +72,12 @@ def _to_train(raw: Any) -> JobSpec:
 
 def _write(store: Backend, raw: Any, resolved: JobSpec, **more: Any) -> tuple[Job, bool]:
     try:
-        job, created = store.ledger.submit(raw, resolved.dump(), **more)
+        job, created = store.ledger.submit(raw, resolved.dump(), request_id=logs.ids().get("request_id"), **more)
     except (CheckpointNotFound, WeightsNotFound) as error:
         raise SpecInvalid([Problem("/backbone/weights", "unknown_id", str(error))]) from None
     except DatasetNotFound as error:  # deleted since it was looked up
         raise SpecInvalid([user_data.unknown(error)]) from None
+    logs.add(job=job.id)
     if created:
         store.queue.nudge_train()
     return job, created

@@ -1,11 +1,11 @@
 """`python -m worker train`: a node's worker; `housekeeping`: what runs once beside all; `healthy ROLE`: a check."""
 
 import argparse
-import logging
 import math
 import sys
 
 from service import settings
+from service.settings import Settings
 from worker.alive import SignOfLife
 
 # What a role needs is imported where it begins: the check runs every few seconds, and would take a second of a core.
@@ -21,30 +21,38 @@ def main() -> None:
     check = commands.add_parser("healthy", help="exit status 0 if the process of a role on this machine is alive")
     check.add_argument("role", choices=ROLES)
     check.add_argument("--within", type=float, metavar="SECONDS", help="how old its last sign of life may be")
-    given = parser.parse_args()
-    if given.command == "healthy":
-        _check(given.role, given.within)
+    asked = parser.parse_args()
+    if asked.command == "healthy":
+        _check(asked.role, asked.within)
         return
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    _train() if given.command == "train" else _housekeeping()
+    from service import logs
+
+    given = settings.load()
+    logs.begin(given, "worker" if asked.command == "train" else "housekeeper")
+    _train(given) if asked.command == "train" else _housekeeping(given)
 
 
-def _train() -> None:
+def _train(given: Settings) -> None:
     from service.store.backend import open_backend
-    from worker import app
+    from service.store.vitals import REGISTRY
+    from worker import app, gpus, vitals
     from worker.node import Node, card_of_this_machine
 
-    backend = open_backend(settings.load())
+    backend = open_backend(given)
     node = Node(backend, card_of_this_machine())
+    if found := gpus.of_this_machine():
+        REGISTRY.register(found)
+    vitals.serve(backend.settings)
     app.serve(backend.settings, node, queues=["train"], threads=node.slots)
 
 
-def _housekeeping() -> None:
+def _housekeeping(given: Settings) -> None:
     from service.store.backend import open_backend
-    from worker import app
+    from worker import app, vitals
     from worker.housekeeping import Housekeeper
 
-    backend = open_backend(settings.load())
+    backend = open_backend(given)
+    vitals.serve(backend.settings)
     app.serve(backend.settings, Housekeeper(backend), queues=["plans", "light"], threads=2)
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy.exc import DBAPIError
 
 from service.store.backend import Backend
+from worker import vitals
 from worker.alive import SignOfLife
 from worker.delivering import Courier
 from worker.inspecting import Inspector
@@ -75,6 +76,7 @@ class Housekeeper:
         if now >= self._sweep_from:
             for job_id in self.ledger.sweep():
                 log.warning("%s: its lease ran out", job_id)
+                vitals.SWEPT.inc()
                 self.queue.nudge_train()
         if now >= self._nudge_from:
             self._nudge_from = now + LONG_QUEUED_SECONDS
@@ -91,11 +93,15 @@ class Housekeeper:
             self._sign.give()
             try:
                 self.look()
+                vitals.ROUNDS.labels("ok").inc()
+                vitals.LAST_ROUND.set_to_current_time()
             except (DBAPIError, *AWAY) as error:
                 log.warning("the database does not answer: %s", error)
+                vitals.ROUNDS.labels("failed").inc()
                 self._spare_the_living()
             except Exception:  # whatever ailed one round, without the sweep lost jobs would wait for ever
                 log.exception("a round of housekeeping failed")
+                vitals.ROUNDS.labels("failed").inc()
             self._rung.wait(self.settings.sweep_seconds)
             self._rung.clear()
 

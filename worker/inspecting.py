@@ -18,6 +18,7 @@ from service.store.backend import Backend
 from service.store.datasets import folder_of, parts_of, samples_of
 from service.store.errors import ArtifactNotFound, ArtifactsAway, DatasetNotFound
 from service.store.rows import Dataset
+from worker import vitals
 from worker.archives import check_room, fetch
 from worker.inspection_child import INSPECT, Found, InspectionChild, InspectionFailed, Ready, Rejected
 from worker.rounds import Rounds
@@ -115,8 +116,12 @@ class _Check:
         log.info("%s: check %s begins", check.id, check.claims)
         try:
             self.folder.mkdir(parents=True)
-            self._settle(self._found())
+            with vitals.timed(vitals.CHECK):
+                found = self._found()
+                self._settle(found)
+            vitals.CHECKS.labels(found.status).inc()
         except ClaimLost:
+            vitals.CHECKS.labels("lost").inc()
             log.warning("%s: check %s was given to another; it ends here", check.id, check.claims)
         except Interrupted:
             self._patiently(lambda: checks.release(check))
@@ -125,6 +130,7 @@ class _Check:
             raise
         except Exception as error:
             reason = _reason(error)
+            vitals.CHECKS.labels("failed").inc()
             log.warning("%s: check %s failed: %s", check.id, check.claims, reason.message, exc_info=error)
             self._patiently(lambda: checks.fail(check, reason))
         finally:

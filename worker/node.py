@@ -19,9 +19,11 @@ from sqlalchemy.exc import DBAPIError
 from acmix import spec
 from acmix.catalog import Catalog, Device
 from acmix.errors import SpecInvalid
+from service import logs
 from service.store.backend import Backend
 from service.store.errors import ArtifactsAway
 from service.store.rows import WorkerCard
+from worker import child_log
 from worker.alive import SignOfLife
 from worker.supervise import AWAY, Supervisor
 
@@ -42,7 +44,9 @@ class Card:
 def card_of_this_machine() -> Card:
     """Asked of the library in a process of its own: neither torch nor CUDA ever starts in this one."""
     command = [sys.executable, "-m", "acmix", "catalog", "--tether", str(os.getpid())]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=child_log.stderr(), check=False)
+    child_log.pass_on((answer.stderr or b"").splitlines(), "catalog")
+    answer.check_returncode()
     raw = json.loads(answer.stdout)
     return Card(
         Catalog.model_validate(raw["catalog"]),
@@ -118,7 +122,8 @@ class Node:
         if claim is None:
             return False
         devices = [self.card.devices[slot]] if claim.job.resolved_spec["resources"]["gpus"] else []
-        Supervisor(self.backend, claim, devices, self.threads, self._draining).run()
+        with logs.about(worker=self.id):
+            Supervisor(self.backend, claim, devices, self.threads, self._draining).run()
         return True
 
     def _reaches_files(self) -> bool:

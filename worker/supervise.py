@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,12 +22,13 @@ from acmix import events, pulse
 from acmix.catalog import Device
 from acmix.errors import AcmixError, DiskFull, Reason
 from acmix.events import Event
+from service import logs
 from service.store import database
 from service.store.backend import Backend
 from service.store.errors import ArtifactsAway, ArtifactsFull, ArtifactsRefused, LeaseLost
 from service.store.ids import new_id
 from service.store.rows import Checkpoint, Claim, Outcome, Wish
-from worker import exits
+from worker import exits, vitals
 from worker.child import Child
 from worker.data_cache import GivenUp
 from worker.ending import Ending, Signs
@@ -35,6 +37,7 @@ from worker.inspection_child import INSPECT
 from worker.provisions import Provisions
 
 log = logging.getLogger(__name__)
+run_log = logging.getLogger("acmix.run")  # what runs print
 
 RECORD_SECONDS = 1.0  # how long events gather before they are recorded together
 RECORD_EVENTS = 500
@@ -89,12 +92,20 @@ class Supervisor:
 
     def run(self) -> None:
         """See the attempt through. Returns when the ledger knows how it ended, or has taken the job away."""
+        job = self.job
+        with logs.about(request_id=job.request_id, tenant=job.tenant, job=job.id, attempt=job.attempt):
+            self._see_through()
+
+    def _see_through(self) -> None:
         log.info("%s attempt %s starts", self.job.id, self.job.attempt)
         try:
-            outcome = self._attempt()
-            log.info("%s attempt %s: %s", self.job.id, self.job.attempt, outcome.kind)
-            self._patiently(lambda: self.ledger.finish(self.job.id, self.job.attempt, outcome))
+            with vitals.attempt(self.job, self._backlog):
+                outcome = self._attempt()
+                log.info("%s attempt %s: %s", self.job.id, self.job.attempt, outcome.kind)
+                self._patiently(lambda: self.ledger.finish(self.job.id, self.job.attempt, outcome))
+            vitals.count_outcome(outcome)
         except LeaseLost:
+            vitals.count_fence()
             log.warning("%s attempt %s was given to another; it ends here", self.job.id, self.job.attempt)
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -105,7 +116,9 @@ class Supervisor:
         """From the checkpoints to how the run ended. A fault of ours is an outcome too, not a lease left to run out."""
         held = ExitStack()
         try:
-            child = self._start(*self._provide(held))
+            with vitals.timed(vitals.PROVISION):
+                provided = self._provide(held)
+            child = self._start(*provided)
             self._last_event = self._patiently(lambda: self.reader.job(self.job.id).last_event)
             while not child.has_ended():
                 child.wait(TICK_SECONDS)
@@ -145,7 +158,8 @@ class Supervisor:
         spec = self.folder / "spec.json"
         spec.write_text(json.dumps(self.job.resolved_spec))
         self._started = time.monotonic()
-        child = Child(spec, self.folder, self.settings.data_root, self.devices, self.threads, weights, dataset_folder)
+        given = (weights, dataset_folder, logs.ids())
+        child = Child(spec, self.folder, self.settings.data_root, self.devices, self.threads, *given)
         self._child, self._ending = child, Ending(child)
         self._signs = Signs(self.folder / pulse.FILE, patience_seconds=self.settings.stall_seconds)
         return child
@@ -166,10 +180,14 @@ class Supervisor:
     def _wish(self) -> Wish | None:
         """Renew the lease, or only look what is wished of the job, when that is due."""
         if self._is_due("renew", self.settings.lease_seconds / RENEWALS_A_LEASE):
-            return self.ledger.heartbeat(self.job.id, self.job.attempt)
+            return self._renew()
         if self._is_due("wish", WISH_SECONDS):
             return self.ledger.wish(self.job.id, self.job.attempt)
         return None
+
+    def _renew(self) -> Wish | None:
+        with vitals.renewal(LeaseLost):
+            return self.ledger.heartbeat(self.job.id, self.job.attempt)
 
     def _is_due(self, what: str, every_seconds: float) -> bool:
         now = time.monotonic()
@@ -205,13 +223,21 @@ class Supervisor:
 
     def _record(self, child: Child) -> None:
         """Write what the child said. What could not be written stays and comes first the next time."""
-        self._unlogged += child.take_lines(RECORD_EVENTS - len(self._unlogged))
+        self._take_lines(child, RECORD_EVENTS - len(self._unlogged))
         if self._unlogged:
             self.ledger.log(self.job.id, self.job.attempt, self._unlogged)
             self._unlogged = []
         self._unrecorded += child.take_events(RECORD_EVENTS - len(self._unrecorded))
         while self._unrecorded:
             self._record_some()
+
+    def _take_lines(self, child: Child, most: int) -> None:
+        """What the run printed, for its job's log; where ours is for machines, for that one too."""
+        taken = child.take_lines(most)
+        self._unlogged += taken
+        if logs.is_json():
+            for line in taken:
+                run_log.info("%s", line)
 
     def _record_some(self) -> None:
         """Record events up to the next checkpoint, or commit that checkpoint."""
@@ -228,8 +254,10 @@ class Supervisor:
 
     def _write(self, told: Sequence[Event]) -> None:
         """Once, be it that a try before was written and the word of it got lost with the connection."""
-        self.ledger.record(self.job.id, self.job.attempt, told, after=self._last_event)
+        with vitals.timed(vitals.RECORD):
+            self.ledger.record(self.job.id, self.job.attempt, told, after=self._last_event)
         self._last_event += len(told)
+        vitals.count_recorded(self.job, told)
 
     def _is_verdict(self, event: Event) -> bool:
         """The child's last word is for `_outcome`; the ledger writes the status event itself."""
@@ -256,7 +284,7 @@ class Supervisor:
             **{name: data[name] for name in ("epoch", "step", "kind", "metrics", "size_bytes", "sha256")},
         )
         try:
-            with self._lease_kept():
+            with self._lease_kept(), vitals.timed(vitals.STORE):
                 folder = self.provisions.checkpoint_folder(data["step"])
                 checkpoint = replace(checkpoint, stored_bytes=self.artifacts.put_folder(checkpoint.key, folder))
         except FileNotFoundError:
@@ -265,6 +293,7 @@ class Supervisor:
             return
         except ArtifactsFull:
             self._remove([checkpoint.key])
+            vitals.UNSTORED.inc()
             self._do_without(data)
             return
         removed = self.ledger.commit_checkpoint(
@@ -279,6 +308,8 @@ class Supervisor:
             after=self._last_event,
         )
         self._last_event += 1
+        vitals.STORED_BYTES.inc(checkpoint.stored_bytes)
+        vitals.count_recorded(self.job, [event])
         self._remove([gone.key for gone in removed])
 
     def _remove(self, keys: Sequence[str]) -> None:
@@ -323,7 +354,7 @@ class Supervisor:
                 if self._child:
                     self._end_if_due(self._child)
 
-        renewal = threading.Thread(target=renew, daemon=True)
+        renewal = threading.Thread(target=copy_context().run, args=(renew,), daemon=True)
         renewal.start()
         try:
             yield to_end
@@ -343,7 +374,7 @@ class Supervisor:
 
     def _has_more(self, child: Child) -> bool:
         self._unrecorded += child.take_events(RECORD_EVENTS)
-        self._unlogged += child.take_lines(RECORD_EVENTS)
+        self._take_lines(child, RECORD_EVENTS)
         return bool(self._unrecorded or self._unlogged)
 
     def _patiently(self, act: Callable[[], T]) -> T:
@@ -380,7 +411,11 @@ class Supervisor:
         """
         with suppress(*AWAY):
             if self.ledger.wish(self.job.id, self.job.attempt) is None:
-                self.ledger.heartbeat(self.job.id, self.job.attempt)
+                self._renew()
+
+    def _backlog(self) -> int:
+        """How many events of the run are not recorded yet."""
+        return len(self._unrecorded) + (self._child.events_waiting() if self._child else 0)
 
     def _outcome(self, returncode: int, *, memory_ran_out: bool) -> Outcome:
         return exits.outcome(

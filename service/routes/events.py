@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import Field
 
+from service import vitals
 from service.answers import Attempt, EventAnswer, Listing
 from service.depends import JobId, Store
 from service.query import MOST, Names, Parameters, accepts
@@ -53,7 +54,7 @@ def events(
     store.reader.job(job_id)
     if accepts(request, STREAM):
         after = query.after if last_event_id is None else last_event_id
-        return StreamingResponse(_stream(store.reader, job_id, after, query.types), media_type=STREAM)
+        return StreamingResponse(_counted(_stream(store.reader, job_id, after, query.types)), media_type=STREAM)
     found = store.reader.events(job_id, after=query.after, types=query.types, limit=query.limit + 1)
     shown, has_more = found[: query.limit], len(found) > query.limit
     return Listing[EventAnswer](
@@ -78,6 +79,13 @@ def attempts(job_id: JobId, store: Store) -> Listing[Attempt]:
     """Every claim of the job: who held it, since when, and how that ended."""
     store.reader.job(job_id)
     return Listing(data=[Attempt.model_validate(each) for each in store.reader.attempts(job_id)])
+
+
+async def _counted(stream: AsyncIterator[str]) -> AsyncIterator[str]:
+    """The same, as one more open stream until it ends or its reader leaves."""
+    with vitals.STREAMS.track_inprogress():
+        async for message in stream:
+            yield message
 
 
 async def _stream(reader: Reader, job_id: str, after: int, types: list[str]) -> AsyncIterator[str]:

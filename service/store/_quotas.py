@@ -31,10 +31,14 @@ def check_stored(connection: Connection, tenant: str, more_bytes: int) -> None:
         _check_room(connection, limits, more_bytes)
 
 
-def exhausted(connection: Connection, now: datetime) -> list[str]:
-    """Tenants that may have no attempt begun. Where any is limited so, claims go one after the other."""
+def exhausted(connection: Connection, now: datetime, *, locked: bool = True) -> list[str]:
+    """Tenants that may have no attempt begun. Where any is limited so, claims go one after the other: rows are locked.
+
+    Who only looks locks none.
+    """
     limited = or_(tenants.c.most_running.is_not(None), tenants.c.most_gpu_hours.is_not(None))
-    wanted = select(*columns(Tenant, tenants)).where(limited).order_by(tenants.c.name).with_for_update()
+    wanted = select(*columns(Tenant, tenants)).where(limited).order_by(tenants.c.name)
+    wanted = wanted.with_for_update() if locked else wanted
     found = [read(Tenant, row) for row in connection.execute(wanted).mappings()]
     return [tenant.name for tenant in found if _is_exhausted(connection, tenant, now)]
 

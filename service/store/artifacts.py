@@ -71,9 +71,10 @@ class Artifacts:
 
     def put_stream(self, key: str, chunks: Iterator[bytes]) -> None:
         """Store what comes, chunk by chunk; ArtifactsFull."""
-        with _telling_full(key):
+        with telling(key):
             # not obstore.put: chunks that another of its stores streams cannot be awaited within it
-            with obstore.open_writer(self._store, key, max_concurrency=FILE_BLOCKS) as file:
+            writer = obstore.open_writer(self._store, key, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+            with writer as file:
                 for chunk in chunks:
                     file.write(chunk)
             self._sync(key)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Update, and_, delete, insert, select,
 from sqlalchemy.exc import IntegrityError
 
 from acmix.events import Event
-from service.store import _checkpoints, _claims, _endings, _journal, _projections, _quotas, _sources
+from service.store import _checkpoints, _claims, _endings, _journal, _projections, _quotas, _sources, vitals
 from service.store.database import clock, insert_or_replace, writing
 from service.store.errors import IdempotencyKeyReused, JobNotEnded, LeaseLost, MoveRefused, WeightsNotFound
 from service.store.ids import new_id
@@ -42,6 +42,7 @@ class Ledger(Scoped):
         idempotency_key: str | None = None,
         body_sha256: str | None = None,
         parent: str | None = None,
+        request_id: str | None = None,
     ) -> tuple[Job, bool]:
         """A new job, queued, and True; under a key that was used before, the first job and False.
 
@@ -59,6 +60,7 @@ class Ledger(Scoped):
             parent=parent,
             idempotency_key=idempotency_key,
             body_sha256=body_sha256,
+            request_id=request_id,
         )
         try:
             with self._writing.begin() as connection:
@@ -88,7 +90,9 @@ class Ledger(Scoped):
                 return job, False
             if job.status == "running":
                 return _journal.change(connection, job, requested="cancel"), True
-            return _journal.move(connection, job, clock(connection), "cancelled", CANCELLED_BY_USER), True
+            cancelled = _journal.move(connection, job, clock(connection), "cancelled", CANCELLED_BY_USER)
+        vitals.count_end(cancelled)
+        return cancelled, True
 
     def request_pause(self, job_id: str) -> tuple[Job, bool]:
         """Pause a queued job at once; wish it of a running one. MoveRefused where it has ended."""
@@ -287,7 +291,9 @@ class Ledger(Scoped):
         """End the attempt; the job ends too, or waits for its next attempt. Its status event is the last it writes."""
         with self._writing.begin() as connection:
             job = _journal.lock_held(connection, job_id, attempt)
-            return _endings.end_attempt(connection, job, clock(connection), outcome, self._budgets)
+            ended = _endings.end_attempt(connection, job, clock(connection), outcome, self._budgets)
+        vitals.count_end(ended)
+        return ended
 
     # What the housekeeper writes
 
@@ -296,9 +302,10 @@ class Ledger(Scoped):
         with self._writing.begin() as connection:
             now = clock(connection)
             expired = _endings.lock_expired(connection, now, self._lease_seconds)
-            for job in expired:
-                _endings.end_attempt(connection, job, now, Outcome("lost"), self._budgets)
-            return [job.id for job in expired]
+            lost = [_endings.end_attempt(connection, job, now, Outcome("lost"), self._budgets) for job in expired]
+        for job in lost:
+            vitals.count_end(job)
+        return [job.id for job in lost]
 
     def long_queued(self, seconds: float) -> list[str]:
         """Jobs that could have been claimed and have waited longer than this, longest first: ring for them again."""

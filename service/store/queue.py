@@ -7,6 +7,8 @@ from redis import BlockingConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from service.store import vitals
+
 SOCKET_SECONDS = 2.0
 CONNECTIONS = 10  # of a process, to publish with
 TRAIN, PLANS, LIGHT = "train", "plans", "light"  # tasks, each with the queue of its name
@@ -37,6 +39,7 @@ def celery_app(broker_url: str) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_disable_prefetch=True,
         worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
         worker_prefetch_multiplier=1,
     )
     return app
@@ -82,5 +85,7 @@ class Queue:
             self._app.send_task(task, queue=task)
         except Exception as error:  # whatever ails the broker, the row stands
             logger.warning("no nudge went out: %s", error)
+            vitals.NUDGES.labels(task, "failed").inc()
             return False
+        vitals.NUDGES.labels(task, "sent").inc()
         return True

@@ -63,6 +63,7 @@ class Job:
     best: Json | None
     last_event: int
     last_log_line: int
+    request_id: str | None = None  # under which the logs have the request that made it
 
 
 @dataclass(frozen=True)

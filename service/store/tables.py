@@ -148,6 +148,7 @@ jobs = Table(
     Column("last_log_line", Integer, nullable=False),
     Column("idempotency_key", Text),
     Column("body_sha256", String(64)),
+    Column("request_id", Text),
     CheckConstraint(f"status IN ({', '.join(repr(status) for status in STATUSES)})", name="status"),
     CheckConstraint("requested IN ('cancel', 'pause')", name="requested"),
     UniqueConstraint("tenant", "idempotency_key"),
