@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from select import POLLIN, poll
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, select, text
+from sqlalchemy import ColumnElement, Connection, Engine, Table, create_engine, event, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -31,6 +32,7 @@ POSTGRESQL_SETTINGS = {
     "idle_in_transaction_session_timeout": "30s",
 }
 CONNECT_SECONDS = 5
+ASK_AFTER_SECONDS = 5.0
 SQLITE_BUSY_SECONDS = 30
 SQLITE_SETTINGS = (f"busy_timeout = {SQLITE_BUSY_SECONDS * 1000}", "synchronous = FULL", "foreign_keys = ON")
 # The database cannot be reached, is too busy or only reads: no verdict on what was asked, which may be asked again.
@@ -49,12 +51,22 @@ def connect(database_url: str) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite(url, settings)
     options = " ".join(f"-c {name}={value}" for name, value in POSTGRESQL_SETTINGS.items())
-    return create_engine(
+    engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
-        pool_pre_ping=True,
         connect_args={"connect_timeout": CONNECT_SECONDS, "options": options, "application_name": "acmix"},
         **settings,
     )
+    event.listen(engine, "checkin", _note_rest)
+    event.listen(engine, "checkout", partial(_check_alive, engine))
+    return engine
+
+
+def reading(engine: Engine) -> Engine:
+    """The same engine, for statements that only read and stand for themselves: none waits for a BEGIN before it.
+
+    On SQLite a read is a transaction like any other, and costs no round trip.
+    """
+    return engine.execution_options(isolation_level="AUTOCOMMIT") if engine.dialect.name == "postgresql" else engine
 
 
 def writing(engine: Engine) -> Engine:
@@ -105,7 +117,12 @@ def is_current(engine: Engine) -> bool:
 
 def clock(connection: Connection) -> datetime:
     """What time it is, by the database alone: no other clock has a say in leases."""
-    return connection.execute(select(_ClockTime())).scalar_one()
+    return connection.execute(select(clock_time())).scalar_one()
+
+
+def clock_time() -> ColumnElement[datetime]:
+    """What `clock` reads, as a column of a statement."""
+    return _ClockTime()
 
 
 def one_at_a_time(connection: Connection, what: str) -> None:
@@ -134,6 +151,32 @@ def insert_unless_there(connection: Connection, table: Table, row: Mapping[str, 
     """Insert a row; False where one of the same primary key is there, which stays as it is."""
     statement = conflicting_insert(connection, table).values(**row)
     return connection.execute(statement.on_conflict_do_nothing()).rowcount == 1
+
+
+def _note_rest(_connection: Any, record: Any) -> None:
+    record.info["rests_since"] = time.monotonic()
+
+
+def _check_alive(engine: Engine, connection: Any, record: Any, _proxy: Any) -> None:
+    """Before a connection of the pool is used. A server that ended it has said so, and what it said lies unread.
+
+    One that has rested for long is asked: what lies between may have forgotten it without a word.
+    """
+    rests_since = record.info.get("rests_since")
+    if rests_since is None:  # it is new
+        return
+    try:
+        if time.monotonic() - rests_since >= ASK_AFTER_SECONDS or not _is_silent(connection):
+            engine.dialect.do_ping(connection)
+    except engine.dialect.loaded_dbapi.Error:
+        raise InvalidatePoolError from None
+
+
+def _is_silent(connection: Any) -> bool:
+    """Whether nothing has come that was not asked for."""
+    waiting = poll()
+    waiting.register(connection.fileno(), POLLIN)
+    return not waiting.poll(0)
 
 
 def _sqlite(url: URL, settings: Mapping[str, Any]) -> Engine:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from acmix.events import Event
 from service.store import _checkpoints, _claims, _endings, _journal, _projections, _quotas, _sources
-from service.store.database import clock, insert_or_replace, writing
+from service.store.database import clock, insert_or_replace, reading, writing
 from service.store.errors import IdempotencyKeyReused, JobNotEnded, LeaseLost, MoveRefused, WeightsNotFound
 from service.store.ids import new_id
 from service.store.rows import Checkpoint, Claim, Job, Json, Outcome, Weights, Wish, WorkerCard, read
@@ -27,7 +27,7 @@ class Ledger(Scoped):
     def __init__(
         self, engine: Engine, *, lease_seconds: float = 60.0, max_failures: int = 2, max_losses: int = 5
     ) -> None:
-        self._reading = engine
+        self._reading = reading(engine)
         self._writing = writing(engine)
         self._lease_seconds = lease_seconds
         self._budgets = _endings.Budgets(max_failures, max_losses)

@@ -5,12 +5,12 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, exists, func, null, select
+from sqlalchemy import Connection, Engine, Select, exists, null, select
 
 from acmix.catalog import Catalog, Device
-from service.store import _claims, _series, _sources
+from service.store import _claims, _series, _sources, _told
 from service.store._checkpoints import NEWEST_FIRST
-from service.store.database import clock
+from service.store.database import clock, reading
 from service.store.errors import CheckpointNotFound, DatasetNotFound, JobNotFound, WebhookNotFound, WeightsNotFound
 from service.store.rows import (
     Attempt,
@@ -24,6 +24,7 @@ from service.store.rows import (
     Page,
     Series,
     StoredEvent,
+    ToldJob,
     Webhook,
     Weights,
     Worker,
@@ -47,14 +48,14 @@ from service.store.tables import (
 )
 
 T = TypeVar("T")
-Listed = TypeVar("Listed", Job, Weights, Dataset, Webhook, Delivery)
+Listed = TypeVar("Listed", ToldJob, Weights, Dataset, Webhook, Delivery)
 
 
 class Reader(Scoped):
     """Reads of the API, the worker and the housekeeper. Lists of an unknown job are empty."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine = reading(engine)
 
     def ping(self) -> None:
         """Raises if the database does not answer, or has no tables."""
@@ -83,9 +84,9 @@ class Reader(Scoped):
         kind: str | None = None,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
-    ) -> Page[Job]:
+    ) -> Page[ToldJob]:
         """Newest first; those whose fields and labels are all as given."""
-        wanted = select(jobs).where(self._mine(jobs)).order_by(jobs.c.id.desc())
+        wanted = select(*_told.COLUMNS).where(self._mine(jobs)).order_by(jobs.c.id.desc())
         for column, value in ((jobs.c.status, status), (jobs.c.kind, kind), (jobs.c.name, name)):
             wanted = wanted if value is None else wanted.where(column == value)
         for key, value in (metadata or {}).items():
@@ -93,25 +94,28 @@ class Reader(Scoped):
                 exists().where(labels.c.job == jobs.c.id, labels.c.key == key, labels.c.value == value)
             )
         wanted = wanted.where(jobs.c.id < after) if after else wanted
-        return _page(self._all(Job, wanted.limit(limit + 1)), limit)
+        return self._page_told(wanted, limit)
 
-    def queue(self, limit: int = 20, after: str | None = None) -> Page[Job]:
+    def queue(self, limit: int = 20, after: str | None = None) -> Page[ToldJob]:
         """Queued jobs in claim order, those held back by a backoff or a limit too; JobNotFound if `after` is gone."""
-        wanted = select(jobs).where(jobs.c.status == "queued", self._mine(jobs)).order_by(*_claims.CLAIM_ORDER)
+        wanted = select(*_told.COLUMNS).where(jobs.c.status == "queued", self._mine(jobs))
         if after:
             last = self.job(after)
             wanted = wanted.where(_claims.behind(last.turn_at, last.id))
-        return _page(self._all(Job, wanted.limit(limit + 1)), limit)
+        return self._page_told(wanted.order_by(*_claims.CLAIM_ORDER), limit)
+
+    def told(self, job_id: str) -> ToldJob:
+        """JobNotFound."""
+        this = select(*_told.COLUMNS).where(jobs.c.id == job_id, self._mine(jobs))
+        with self._engine.connect() as connection:
+            found = _told.told(connection, connection.execute(this).all())
+        if not found:
+            raise JobNotFound(job_id)
+        return found[0]
 
     def position(self, job_id: str) -> int | None:
         """Where a queued job stands in the queue of all tenants, 1 being next; None for any other."""
-        job = self.job(job_id)
-        if job.status != "queued":
-            return None
-        not_ahead = (jobs.c.id == job.id) | _claims.behind(job.turn_at, job.id)
-        ahead = select(func.count()).select_from(jobs).where(jobs.c.status == "queued", ~not_ahead)
-        with self._engine.connect() as connection:
-            return 1 + connection.execute(ahead).scalar_one()
+        return self.told(job_id).position
 
     # What a job said
 
@@ -302,6 +306,11 @@ class Reader(Scoped):
         with self._engine.connect() as connection:
             rows = connection.execute(_seen_within(connection, timedelta(days=seen_within_days)))
             return [_worker(row) for row in rows.mappings()]
+
+    def _page_told(self, wanted: Select[Any], limit: int) -> Page[ToldJob]:
+        with self._engine.connect() as connection:
+            found = _told.told(connection, connection.execute(wanted.limit(limit + 1)).all())
+        return _page(found, limit)
 
     def _sees(self, connection: Connection, job_id: str) -> bool:
         this = select(jobs.c.id).where(jobs.c.id == job_id, self._mine(jobs))
