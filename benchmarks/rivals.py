@@ -35,14 +35,15 @@ BEGAN = time.monotonic()
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: what its clients do, by kind."""
+    """One of the two: what its clients do, by kind, and how it is put in order again behind them."""
 
     name: str
     work: Mapping[str, Opener]
+    settle: Callable[[], None] = lambda: None
 
 
 @contextmanager
-def ours(server: Any, folder: Path, *, jobs: int, queued: int) -> Iterator[Side]:
+def ours(server: Any, folder: Path, *, jobs: int, queued: int, million: bool) -> Iterator[Side]:
     """The service with so many jobs, some of them queued, the others ended; curves are of the oldest of these."""
     url = database(server, "acmix")
     with api(url, folder) as (port, engine, key):
@@ -53,7 +54,7 @@ def ours(server: Any, folder: Path, *, jobs: int, queued: int) -> Iterator[Side]
         running = [_claimed(http.send(submit), engine) for _ in range(MOST_CLIENTS)]
         first = json.loads(http.send(submit))["id"]
         ids = _fill_ours(engine, first, jobs, queued)
-        small, large = _curve(engine, ids[0], POINTS), _curve(engine, ids[1], MANY_POINTS)
+        small, large = _curve(engine, ids[0], POINTS), _curve(engine, ids[1], MANY_POINTS if million else 1)
         analyse(engine)
 
         def get(path: str) -> bytes:
@@ -72,7 +73,7 @@ def ours(server: Any, folder: Path, *, jobs: int, queued: int) -> Iterator[Side]
             "thinned": _http(port, lambda: get(f"/{small}/metrics?names=train/loss&max_points={SHOWN}")),
             "million": _http(port, lambda: get(f"/{large}/metrics?names=train/loss&max_points={SHOWN}")),
         }
-        yield Side("acmix", work)
+        yield Side("acmix", work, lambda: _take_on(engine, ids[-1]))
 
 
 @contextmanager
@@ -152,10 +153,18 @@ def _fill_ours(engine: Engine, of: str, count: int, queued: int) -> list[str]:
     return ids
 
 
+def _take_on(engine: Engine, newest: str) -> None:
+    """What came after a job is queued no more, as if workers kept up: the queue is always of one length."""
+    with engine.begin() as connection:
+        ended = "UPDATE jobs SET status = 'succeeded', ended_at = clock_timestamp() WHERE status = 'queued'"
+        connection.execute(text(f"{ended} AND id > :newest"), {"newest": newest})
+
+
 def _curve(engine: Engine, job: str, points: int) -> str:
     """A job with a curve of noise."""
     values = "SELECT :job, 'train/loss', n, random() FROM generate_series(1, :points) n"
     with engine.begin() as connection:
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(
             text(f"INSERT INTO metric_points (job, name, step, value) {values}"), {"job": job, "points": points}
         )

@@ -41,13 +41,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each kind of call in a round")
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--queued", type=int, default=1_000, help="how many of these wait for a worker")
+    parser.add_argument("--no-million", action="store_true", help="leave out the curve of 1,000,000 points")
     parser.add_argument("--only", help="kinds of calls, with commas between")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="acmix-load-", ignore_cleanup_errors=True) as folder, ExitStack() as stack:
         server = stack.enter_context(postgresql(Path(folder)))
         Path(folder).chmod(0o755)
-        sides = [stack.enter_context(ours(server, Path(folder), jobs=given.jobs, queued=given.queued))]
+        sides = [
+            stack.enter_context(
+                ours(server, Path(folder), jobs=given.jobs, queued=given.queued, million=not given.no_million)
+            )
+        ]
         if given.mlflow:
             sides.append(stack.enter_context(mlflows(given.mlflow, server, Path(folder), runs=given.jobs)))
         else:
@@ -69,6 +74,7 @@ def compare(sides: list[Side], given: argparse.Namespace) -> dict[str, dict[str,
                 if kind in side.work:
                     seconds = given.seconds if number >= 0 else min(1.0, given.seconds)
                     measured = measure(side.work[kind], clients=given.clients, seconds=seconds)
+                    side.settle()
                     if number >= 0:
                         found[kind][side.name].add(measured)
     return found

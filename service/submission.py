@@ -11,7 +11,7 @@ from acmix.catalog import Catalog
 from acmix.errors import Problem, SpecInvalid
 from acmix.spec import JobSpec
 from service import evaluations, planning, user_data
-from service.routes.catalog import known_catalog
+from service.routes.catalog import known_menu
 from service.store.backend import Backend
 from service.store.errors import CheckpointNotFound, DatasetNotFound, WeightsNotFound
 from service.store.rows import Job
@@ -54,12 +54,12 @@ def sha256_of(values: Any) -> str:
 def _resolved(store: Backend, raw: Any) -> tuple[JobSpec, Catalog]:
     """The spec with all its defaults, and the catalog that has all that it names."""
     given = evaluations.job_of(raw, store) if evaluations.is_asked_for(raw) else _to_train(raw)
-    catalog = known_catalog(store)
-    given = user_data.found(given, store, catalog)
-    problems = resolve.problems(given, catalog, most_gpus=store.reader.most_gpus())
+    menu = known_menu(store)
+    given = user_data.found(given, store, menu.catalog)
+    problems = resolve.problems(given, menu.catalog, most_gpus=menu.most_gpus)
     if problems:
         raise SpecInvalid(problems)
-    return resolve.resolve(given, catalog), catalog
+    return resolve.resolve(given, menu.catalog), menu.catalog
 
 
 def _to_train(raw: Any) -> JobSpec:

@@ -44,28 +44,21 @@ def change(connection: Connection, job: Job, **values: Any) -> Job:
 
 def append(connection: Connection, job: Job, now: datetime, said: Sequence[Event], **changes: Any) -> Job:
     """Write events, one at least, under the job's next numbers and present attempt; change the job along with it."""
-    rows = [
-        {
-            "job": job.id,
-            "number": number,
-            "at": now,
-            "attempt": job.attempt,
-            "type": event.type,
-            "message": storable(event.message),
-            "data": dict(event.data),
-        }
-        for number, event in enumerate(said, start=job.last_event + 1)
-    ]
-    connection.execute(insert(events), rows)
-    return change(connection, job, last_event=job.last_event + len(rows), **changes)
+    _write(connection, job, now, said, first=job.last_event + 1)
+    return change(connection, job, last_event=job.last_event + len(said), **changes)
+
+
+def open_with(connection: Connection, job: Job, now: datetime, message: str) -> None:
+    """Tell the status of a new job, whose row has counted this event already."""
+    _write(connection, job, now, [Event("status", message, _status(job, None))], first=job.last_event)
+    _outbox.tell(connection, job, now)
 
 
 def append_status(
     connection: Connection, job: Job, now: datetime, message: str, reason: Reason | None, **data: Any
 ) -> Job:
     """Tell the status that the job has just taken on."""
-    told = {"status": job.status, "reason": reason.as_json() if reason else None, **data}
-    told_job = append(connection, job, now, [Event("status", message, told)])
+    told_job = append(connection, job, now, [Event("status", message, {**_status(job, reason), **data})])
     _outbox.tell(connection, told_job, now)
     return told_job
 
@@ -84,3 +77,23 @@ def move(connection: Connection, job: Job, now: datetime, status: Status, reason
     told = {"status_reason": reason.as_json() if reason else None}
     moved = change(connection, job, status=status, phase=None, requested=None, **told, **ended, **values)
     return append_status(connection, moved, now, f"{status}: {reason.message}" if reason else status, reason)
+
+
+def _status(job: Job, reason: Reason | None) -> dict[str, Any]:
+    return {"status": job.status, "reason": reason.as_json() if reason else None}
+
+
+def _write(connection: Connection, job: Job, now: datetime, said: Sequence[Event], *, first: int) -> None:
+    rows = [
+        {
+            "job": job.id,
+            "number": number,
+            "at": now,
+            "attempt": job.attempt,
+            "type": event.type,
+            "message": storable(event.message),
+            "data": dict(event.data),
+        }
+        for number, event in enumerate(said, start=first)
+    ]
+    connection.execute(insert(events), rows)

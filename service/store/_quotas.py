@@ -88,8 +88,13 @@ def month_of(now: datetime) -> str:
 
 
 def _lock(connection: Connection, tenant: str) -> Tenant | None:
-    """The limits of a tenant, if it has a row, which stays locked: two that come at once may not both be the last."""
-    wanted = select(*columns(Tenant, tenants)).where(tenants.c.name == tenant).with_for_update()
+    """The limits of a tenant, if it has any; its row stays locked: two that come at once may not both be the last.
+
+    One without limits is not locked: its writes would wait for each other's commits.
+    """
+    limits = [tenants.c.most_queued, tenants.c.most_gpu_hours, tenants.c.most_stored_bytes]
+    is_limited = or_(*(limit.is_not(None) for limit in limits))
+    wanted = select(*columns(Tenant, tenants)).where(tenants.c.name == tenant, is_limited).with_for_update()
     row = connection.execute(wanted).mappings().one_or_none()
     return read(Tenant, row) if row else None
 

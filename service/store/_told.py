@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Text, cast, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Text, case, cast, func, select, tuple_
 
 from service.store import _claims
-from service.store.rows import ToldJob
+from service.store.rows import ToldJob, read
 from service.store.tables import jobs
 
 AS_TEXT = ("spec", "resolved_spec")
@@ -16,6 +16,16 @@ COLUMNS: list[ColumnElement[Any]] = [
     for each in fields(ToldJob)
     if each.name != "position"
 ]
+
+
+def one(connection: Connection, this: ColumnElement[bool]) -> ToldJob | None:
+    """The job that this names; where it stands is counted in the same statement."""
+    ahead = jobs.alias("ahead")
+    behind_it = tuple_(*(ahead.c[column.name] for column in _claims.CLAIM_ORDER)) < tuple_(*_claims.CLAIM_ORDER)
+    place = select(1 + func.count()).select_from(ahead).where(ahead.c.status == "queued", behind_it).scalar_subquery()
+    position = case((jobs.c.status == "queued", place)).label("position")
+    row = connection.execute(select(*COLUMNS, position).where(this)).mappings().one_or_none()
+    return read(ToldJob, row) if row else None
 
 
 def told(connection: Connection, rows: Sequence[Row[Any]]) -> list[ToldJob]:

@@ -12,7 +12,19 @@ from pathlib import Path
 from select import POLLIN, poll
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, create_engine, event, make_url, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    Table,
+    cast,
+    create_engine,
+    event,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import InterfaceError, InternalError, InvalidatePoolError, OperationalError
@@ -120,9 +132,9 @@ def clock(connection: Connection) -> datetime:
     return connection.execute(select(clock_time())).scalar_one()
 
 
-def clock_time() -> ColumnElement[datetime]:
-    """What `clock` reads, as a column of a statement."""
-    return _ClockTime()
+def clock_time(*, ago_seconds: ColumnElement[float] | None = None) -> ColumnElement[datetime]:
+    """What `clock` reads, or has read so long ago, as a column of a statement."""
+    return _ClockTime() if ago_seconds is None else _ClockTime(cast(ago_seconds, Double))
 
 
 def one_at_a_time(connection: Connection, what: str) -> None:
@@ -235,10 +247,12 @@ class _ClockTime(GenericFunction[datetime]):
 
 
 @compiles(_ClockTime, "postgresql")
-def _clock_time_postgresql(_element: _ClockTime, _compiler: SQLCompiler, **_: Any) -> str:
-    return "clock_timestamp()"
+def _clock_time_postgresql(element: _ClockTime, compiler: SQLCompiler, **options: Any) -> str:
+    ago = "".join(f" - make_interval(secs => {compiler.process(each, **options)})" for each in element.clauses)
+    return f"clock_timestamp(){ago}"
 
 
 @compiles(_ClockTime, "sqlite")
-def _clock_time_sqlite(_element: _ClockTime, _compiler: SQLCompiler, **_: Any) -> str:
-    return "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"
+def _clock_time_sqlite(element: _ClockTime, compiler: SQLCompiler, **options: Any) -> str:
+    ago = "".join(f", '-' || {compiler.process(each, **options)} || ' seconds'" for each in element.clauses)
+    return f"strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'{ago})"

@@ -65,9 +65,10 @@ class Ledger(Scoped):
                 first = self._first_under(connection, idempotency_key, body_sha256)
                 if first:
                     return first, False
-                _quotas.check_queued(connection, self._owner, clock(connection))
+                now = clock(connection)
+                _quotas.check_queued(connection, self._owner, now)
                 _sources.lock(connection, resolved_spec, self._tenant)
-                return _insert(connection, row), True
+                return _insert(connection, row, now), True
         except IntegrityError:
             with self._writing.begin() as connection:  # another submit under this key was quicker
                 first = self._first_under(connection, idempotency_key, body_sha256)
@@ -340,20 +341,21 @@ def _new_row(spec: Json, resolved_spec: Json, **more: Any) -> dict[str, Any]:
         "attempt": 0,
         "failures": 0,
         "losses": 0,
-        "last_event": 0,
         "last_log_line": 0,
         **more,
     }
 
 
-def _insert(connection: Connection, row: dict[str, Any]) -> Job:
-    now = clock(connection)
-    inserted = insert(jobs).values(**row, created_at=now, **_claims.lined_up(row["priority"], now)).returning(*jobs.c)
-    job = read(Job, connection.execute(inserted).mappings().one())
+def _insert(connection: Connection, row: dict[str, Any], now: datetime) -> Job:
+    """The row counts the event that tells of it."""
+    values = {**row, "last_event": 1, "created_at": now, **_claims.lined_up(row["priority"], now)}
+    connection.execute(insert(jobs).values(**values))
+    job = read(Job, {**dict.fromkeys(jobs.c.keys()), **values})
     if job.metadata:
         pairs = [{"job": job.id, "key": key, "value": value} for key, value in job.metadata.items()]
         connection.execute(insert(labels), pairs)
-    return _journal.append_status(connection, job, now, "queued", None)
+    _journal.open_with(connection, job, now, "queued")
+    return job
 
 
 def _sha256_of(spec: Json) -> str:

@@ -1,16 +1,17 @@
 """Reads of the store: lists, pages and the parts of a job. Filtered and cut in SQL."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, exists, null, select
+from sqlalchemy import Connection, Engine, Select, and_, exists, literal, null, select
 
 from acmix.catalog import Catalog, Device
 from service.store import _claims, _series, _sources, _told
 from service.store._checkpoints import NEWEST_FIRST
-from service.store.database import clock, reading
+from service.store._menus import Menus
+from service.store.database import clock, clock_time, reading
 from service.store.errors import CheckpointNotFound, DatasetNotFound, JobNotFound, WebhookNotFound, WeightsNotFound
 from service.store.rows import (
     Attempt,
@@ -21,6 +22,7 @@ from service.store.rows import (
     Job,
     Json,
     LayerTrace,
+    Menu,
     Page,
     Series,
     StoredEvent,
@@ -47,6 +49,7 @@ from service.store.tables import (
     workers,
 )
 
+DAY_SECONDS = 86_400
 T = TypeVar("T")
 Listed = TypeVar("Listed", ToldJob, Weights, Dataset, Webhook, Delivery)
 
@@ -56,6 +59,7 @@ class Reader(Scoped):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = reading(engine)
+        self._menus = Menus()
 
     def ping(self) -> None:
         """Raises if the database does not answer, or has no tables."""
@@ -106,12 +110,11 @@ class Reader(Scoped):
 
     def told(self, job_id: str) -> ToldJob:
         """JobNotFound."""
-        this = select(*_told.COLUMNS).where(jobs.c.id == job_id, self._mine(jobs))
         with self._engine.connect() as connection:
-            found = _told.told(connection, connection.execute(this).all())
-        if not found:
+            found = _told.one(connection, and_(jobs.c.id == job_id, self._mine(jobs)))
+        if found is None:
             raise JobNotFound(job_id)
-        return found[0]
+        return found
 
     def position(self, job_id: str) -> int | None:
         """Where a queued job stands in the queue of all tenants, 1 being next; None for any other."""
@@ -287,25 +290,26 @@ class Reader(Scoped):
 
     def workers(self, seen_within_seconds: float = 90) -> list[Worker]:
         """Those at work, the longest there first."""
+        seen = workers.c.seen_at >= clock_time(ago_seconds=literal(seen_within_seconds))
+        wanted = select(workers).where(seen, workers.c.left_at.is_(None))
         with self._engine.connect() as connection:
-            rows = connection.execute(
-                _seen_within(connection, timedelta(seconds=seen_within_seconds)).where(workers.c.left_at.is_(None))
-            )
+            rows = connection.execute(wanted.order_by(workers.c.started_at, workers.c.id))
             return [_worker(row) for row in rows.mappings()]
+
+    def menu(self, seen_within_days: float = 7) -> Menu | None:
+        """What workers seen lately can run, all of them together; None while there is none."""
+        with self._engine.connect() as connection:
+            return self._menus.of_workers_seen(connection, DAY_SECONDS * seen_within_days)
 
     def catalog(self, seen_within_days: float = 7) -> Catalog | None:
         """The union of all menus posted by workers seen lately; None while there is none."""
-        known = self._known(seen_within_days)
-        return Catalog.union([worker.catalog for worker in known]) if known else None
+        found = self.menu(seen_within_days)
+        return found.catalog if found else None
 
     def most_gpus(self, seen_within_days: float = 7) -> int:
         """How many GPUs the best equipped worker seen lately has."""
-        return max((len(worker.devices) for worker in self._known(seen_within_days)), default=0)
-
-    def _known(self, seen_within_days: float) -> list[Worker]:
-        with self._engine.connect() as connection:
-            rows = connection.execute(_seen_within(connection, timedelta(days=seen_within_days)))
-            return [_worker(row) for row in rows.mappings()]
+        found = self.menu(seen_within_days)
+        return found.most_gpus if found else 0
 
     def _page_told(self, wanted: Select[Any], limit: int) -> Page[ToldJob]:
         with self._engine.connect() as connection:
@@ -326,11 +330,6 @@ def _page(found: list[Listed], limit: int) -> Page[Listed]:
     has_more = len(found) > limit
     data = found[:limit]
     return Page(data, has_more, data[-1].id if has_more else None)
-
-
-def _seen_within(connection: Connection, span: timedelta) -> Select[Any]:
-    since = clock(connection) - span
-    return select(workers).where(workers.c.seen_at >= since).order_by(workers.c.started_at, workers.c.id)
 
 
 def _worker(row: Mapping[Any, Any]) -> Worker:

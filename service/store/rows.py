@@ -302,6 +302,14 @@ class Worker:
 
 
 @dataclass(frozen=True)
+class Menu:
+    """What several workers can run, all of them together, and how many GPUs the best equipped of them has."""
+
+    catalog: Catalog
+    most_gpus: int
+
+
+@dataclass(frozen=True)
 class Claim:
     """A job that is now the worker's, and the checkpoint it goes on from; attempts before it ran for `ran_seconds`."""
 

@@ -9,6 +9,7 @@ from acmix.events import Event
 from service.answers import JobAnswer
 from service.store.rows import Outcome
 from tests.service.deployed import Deployed, spec
+from tests.service.menu import catalog
 from tests.service.test_access import bearer, key_for
 from tests.service.work import claim, evaluation, save, statements
 
@@ -79,4 +80,23 @@ def test_a_job_is_read_with_as_few(api: Deployed) -> None:
     api.get("/v1/catalog", headers=headers)  # the first use of a key is noted
     with statements(api.app.state.backend.engine) as asked:
         api.get(f"/v1/jobs/{job['id']}", headers=headers)
-    assert len(asked) == 3, asked
+    assert len(asked) == 2, asked
+
+
+def test_a_menu_is_read_once(api: Deployed) -> None:
+    """A megabyte that every job that comes asks for: of a worker that is known its row says no more than that."""
+    api.enrol()
+    api.submit()
+    with statements(api.app.state.backend.engine) as asked:
+        api.submit()
+    assert not [each for each in asked if "catalog" in each]
+    api.enrol(catalog().model_copy(update={"optimizers": []}))
+    assert api.post(spec()).status_code == 422
+
+
+def test_a_job_is_submitted_with_at_most_ten_statements(api: Deployed) -> None:
+    api.enrol()
+    api.submit()
+    with statements(api.app.state.backend.engine) as asked:
+        api.submit()
+    assert len(asked) <= 10, asked
