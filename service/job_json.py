@@ -14,6 +14,7 @@ from service.answers import Best, Progress, Reason
 from service.store.rows import Page, ToldJob
 
 PARTS = ("results", "metrics", "traces", "events", "checkpoints")
+URLS = json.dumps({"self": "/v1/jobs/JOB", **{part: f"/v1/jobs/JOB/{part}" for part in PARTS}})
 
 
 def job_response(job: ToldJob, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -28,7 +29,7 @@ def jobs_response(page: Page[ToldJob]) -> Response:
 
 
 def _object(job: ToldJob) -> str:
-    before = {
+    said = {
         "id": job.id,
         "kind": job.kind,
         "name": job.name,
@@ -36,8 +37,6 @@ def _object(job: ToldJob) -> str:
         "phase": job.phase,
         "status_reason": Reason.model_validate(job.status_reason).model_dump() if job.status_reason else None,
         "requested": job.requested,
-    }
-    after = {
         "parent": job.parent,
         "attempt": job.attempt,
         "failures": job.failures,
@@ -53,19 +52,13 @@ def _object(job: ToldJob) -> str:
         "devices": job.devices,
         "versions": job.versions,
         "metadata": job.metadata,
-        "urls": _urls(job.id),
     }
-    specs = f'"spec": {job.spec}, "resolved_spec": {job.resolved_spec}'
-    return f"{json.dumps(before)[:-1]}, {specs}, {json.dumps(after)[1:]}"
+    urls = URLS.replace("JOB", job.id)
+    return f'{json.dumps(said)[:-1]}, "urls": {urls}, "spec": {job.spec}, "resolved_spec": {job.resolved_spec}}}'
 
 
 def _time(at: datetime | None) -> str | None:
     return at.isoformat().replace("+00:00", "Z") if at else None
-
-
-def _urls(job_id: str) -> dict[str, str]:
-    own = f"/v1/jobs/{job_id}"
-    return {"self": own, **{part: f"{own}/{part}" for part in PARTS}}
 
 
 def _progress(job: ToldJob) -> dict[str, Any] | None:

@@ -4,17 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Response
-from fastapi.concurrency import run_in_threadpool
 
 from service import submission
 from service.answers import JobAnswer
 from service.depends import JobId, Store
 from service.job_json import job_response
-from service.routes.jobs import MADE_BEFORE, IdempotencyKey, told_as_made
+from service.routes.jobs import MADE_BEFORE, IdempotencyKey, as_made
 from service.store.backend import Backend
 from service.store.errors import MoveRefused
 from service.store.rows import Job
 from service.store.states import ACTIONS, allowed_actions
+from service.submission import Posted
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
@@ -54,12 +54,12 @@ async def retry(job_id: JobId, store: Store, idempotency_key: IdempotencyKey = N
 
     The spec is checked against the catalog of today. 200 and the first job where its Idempotency-Key was used before.
     """
-    ended = await run_in_threadpool(_ended, store, job_id)
-    sha256 = submission.sha256_of({"retry": job_id})
-    job, created = await submission.submit(
-        store, ended.spec, body_sha256=sha256, idempotency_key=idempotency_key, parent=job_id
-    )
-    return await run_in_threadpool(told_as_made, store, job, status_code=202, created=created)
+
+    def read() -> Posted:
+        return Posted(_ended(store, job_id).spec, submission.sha256_of({"retry": job_id}))
+
+    job, created = await submission.submit(store, read, idempotency_key=idempotency_key, parent=job_id)
+    return as_made(job, status_code=202, created=created)
 
 
 def _asked(ask: Callable[[str], tuple[Job, bool]], job_id: str, store: Backend) -> Response:

@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
-from fastapi.concurrency import run_in_threadpool
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from acmix.errors import Problem
@@ -15,10 +14,10 @@ from service.errors import RequestRefused
 from service.job_json import job_response, jobs_response
 from service.openapi import SPEC_BODY
 from service.query import Limit, Parameters
-from service.store.backend import Backend
 from service.store.errors import WeightsNeeded
-from service.store.rows import Job, Status
+from service.store.rows import Status, ToldJob
 from service.store.states import ENDED
+from service.submission import Posted
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -56,10 +55,13 @@ async def post_job(
     Where the catalog leaves a backbone's layers to the model itself, a plan checks the swaps; 503 if none comes in
     time.
     """
-    raw = await run_in_threadpool(json_body.loads, body)
-    sha256 = submission.sha256_of(raw)
-    job, created = await submission.submit(store, raw, body_sha256=sha256, idempotency_key=idempotency_key)
-    return await run_in_threadpool(told_as_made, store, job, status_code=201, created=created)
+
+    def read() -> Posted:
+        raw = json_body.loads(body)
+        return Posted(raw, submission.sha256_of(raw))
+
+    job, created = await submission.submit(store, read, idempotency_key=idempotency_key)
+    return as_made(job, status_code=201, created=created)
 
 
 @router.get("", response_model=Listing[JobAnswer])
@@ -96,11 +98,11 @@ def delete_job(job_id: JobId, store: Store) -> None:
     store.ledger.delete(job_id)
 
 
-def told_as_made(store: Backend, job: Job, *, status_code: int, created: bool) -> Response:
+def as_made(job: ToldJob, *, status_code: int, created: bool) -> Response:
     """A job that a request has made, or has made before, and where it is from now on."""
     where = {"Location": f"/v1/jobs/{job.id}"}
     replayed = {} if created else {"Idempotent-Replayed": "true"}
-    return job_response(store.reader.told(job.id), status_code if created else 200, {**where, **replayed})
+    return job_response(job, status_code if created else 200, {**where, **replayed})
 
 
 def _metadata(extra: dict[str, Any]) -> dict[str, str]:

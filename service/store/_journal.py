@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, insert, select, update
 
 from acmix.errors import Reason
 from acmix.events import Event
@@ -13,6 +13,23 @@ from service.store.errors import JobNotFound, LeaseLost
 from service.store.rows import Job, Status, read, storable
 from service.store.states import MOVES
 from service.store.tables import events, jobs, log_lines
+
+# Statements that are made once: to make one takes longer than to have it done.
+HELD = (
+    select(jobs)
+    .where(jobs.c.id == bindparam("job_id"), jobs.c.attempt == bindparam("attempt"), jobs.c.status == "running")
+    .with_for_update()
+)
+CHANGE = (
+    update(jobs)
+    .where(
+        jobs.c.id == bindparam("read_id"),
+        jobs.c.status == bindparam("read_status"),
+        jobs.c.attempt == bindparam("read_attempt"),
+    )
+    .returning(*jobs.c)
+)
+ADD_EVENTS = insert(events)
 
 
 def lock(connection: Connection, job_id: str, mine: ColumnElement[bool]) -> Job:
@@ -26,8 +43,7 @@ def lock(connection: Connection, job_id: str, mine: ColumnElement[bool]) -> Job:
 
 def lock_held(connection: Connection, job_id: str, attempt: int) -> Job:
     """The fence: the running job of this very attempt, its row locked; LeaseLost if it is another's by now."""
-    held = select(jobs).where(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == "running")
-    row = connection.execute(held.with_for_update()).mappings().one_or_none()
+    row = connection.execute(HELD, {"job_id": job_id, "attempt": attempt}).mappings().one_or_none()
     if row is None:
         raise LeaseLost(job_id, attempt)
     return read(Job, row)
@@ -37,9 +53,8 @@ def change(connection: Connection, job: Job, **values: Any) -> Job:
     """Change a locked job, on condition that it still is as it was read; returns it as it then is."""
     if "status" in values:
         assert values["status"] in MOVES[job.status], f"{job.status} -> {values['status']} is no legal move"
-    as_read = (jobs.c.id == job.id) & (jobs.c.status == job.status) & (jobs.c.attempt == job.attempt)
-    changed = connection.execute(update(jobs).where(as_read).values(**values).returning(*jobs.c))
-    return read(Job, changed.mappings().one())
+    as_read = {"read_id": job.id, "read_status": job.status, "read_attempt": job.attempt}
+    return read(Job, connection.execute(CHANGE, {**as_read, **values}).mappings().one())
 
 
 def append(connection: Connection, job: Job, now: datetime, said: Sequence[Event], **changes: Any) -> Job:
@@ -96,4 +111,4 @@ def _write(connection: Connection, job: Job, now: datetime, said: Sequence[Event
         }
         for number, event in enumerate(said, start=first)
     ]
-    connection.execute(insert(events), rows)
+    connection.execute(ADD_EVENTS, rows)

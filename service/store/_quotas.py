@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, bindparam, func, or_, select
 
 from service.store.database import conflicting_insert
 from service.store.errors import QuotaExceeded
@@ -11,6 +11,16 @@ from service.store.scope import of_tenant
 from service.store.tables import checkpoints, datasets, jobs, tenants, usage, weights
 
 HOUR_SECONDS = 3600
+LIMITS = (
+    select(*columns(Tenant, tenants))
+    .where(
+        tenants.c.name == bindparam("tenant"),
+        or_(
+            *(tenants.c[name].is_not(None) for name in ("most_queued", "most_gpu_hours", "most_stored_bytes")),
+        ),
+    )
+    .with_for_update()
+)
 
 
 def check_queued(connection: Connection, tenant: str, now: datetime) -> None:
@@ -92,10 +102,7 @@ def _lock(connection: Connection, tenant: str) -> Tenant | None:
 
     One without limits is not locked: its writes would wait for each other's commits.
     """
-    limits = [tenants.c.most_queued, tenants.c.most_gpu_hours, tenants.c.most_stored_bytes]
-    is_limited = or_(*(limit.is_not(None) for limit in limits))
-    wanted = select(*columns(Tenant, tenants)).where(tenants.c.name == tenant, is_limited).with_for_update()
-    row = connection.execute(wanted).mappings().one_or_none()
+    row = connection.execute(LIMITS, {"tenant": tenant}).mappings().one_or_none()
     return read(Tenant, row) if row else None
 
 

@@ -18,9 +18,12 @@ from sqlalchemy import (
     Double,
     Engine,
     Table,
+    Text,
+    bindparam,
     cast,
     create_engine,
     event,
+    func,
     make_url,
     select,
     text,
@@ -129,7 +132,7 @@ def is_current(engine: Engine) -> bool:
 
 def clock(connection: Connection) -> datetime:
     """What time it is, by the database alone: no other clock has a say in leases."""
-    return connection.execute(select(clock_time())).scalar_one()
+    return connection.execute(CLOCK).scalar_one()
 
 
 def clock_time(*, ago_seconds: ColumnElement[float] | None = None) -> ColumnElement[datetime]:
@@ -189,6 +192,13 @@ def _is_silent(connection: Any) -> bool:
     waiting = poll()
     waiting.register(connection.fileno(), POLLIN)
     return not waiting.poll(0)
+
+
+def among(connection: Connection, column: ColumnElement[str], parameter: str) -> ColumnElement[bool]:
+    """Whether a column has one of the texts of a parameter. PostgreSQL takes them as one array, however many."""
+    if connection.dialect.name == "postgresql":
+        return column == func.any(bindparam(parameter, type_=postgresql.ARRAY(Text)))
+    return column.in_(bindparam(parameter, expanding=True))
 
 
 def _sqlite(url: URL, settings: Mapping[str, Any]) -> Engine:
@@ -256,3 +266,6 @@ def _clock_time_postgresql(element: _ClockTime, compiler: SQLCompiler, **options
 def _clock_time_sqlite(element: _ClockTime, compiler: SQLCompiler, **options: Any) -> str:
     ago = "".join(f", '-' || {compiler.process(each, **options)} || ' seconds'" for each in element.clauses)
     return f"strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'{ago})"
+
+
+CLOCK = select(clock_time())

@@ -20,6 +20,8 @@ from service.store.scope import Scoped
 from service.store.states import CANCELLED_BY_USER, ENDED, allowed_actions
 from service.store.tables import attempts, checkpoints, jobs, labels, weights, workers
 
+ADD_JOB, ADD_LABELS = insert(jobs), insert(labels)
+
 
 class Ledger(Scoped):
     """Writes of the API, of the worker (each fenced by the attempt: LeaseLost) and of the housekeeper."""
@@ -349,11 +351,11 @@ def _new_row(spec: Json, resolved_spec: Json, **more: Any) -> dict[str, Any]:
 def _insert(connection: Connection, row: dict[str, Any], now: datetime) -> Job:
     """The row counts the event that tells of it."""
     values = {**row, "last_event": 1, "created_at": now, **_claims.lined_up(row["priority"], now)}
-    connection.execute(insert(jobs).values(**values))
+    connection.execute(ADD_JOB, values)
     job = read(Job, {**dict.fromkeys(jobs.c.keys()), **values})
     if job.metadata:
         pairs = [{"job": job.id, "key": key, "value": value} for key, value in job.metadata.items()]
-        connection.execute(insert(labels), pairs)
+        connection.execute(ADD_LABELS, pairs)
     _journal.open_with(connection, job, now, "queued")
     return job
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, and_, exists, literal, null, select
+from sqlalchemy import Connection, Engine, Select, exists, literal, null, select
 
 from acmix.catalog import Catalog, Device
 from service.store import _claims, _series, _sources, _told
@@ -111,7 +111,7 @@ class Reader(Scoped):
     def told(self, job_id: str) -> ToldJob:
         """JobNotFound."""
         with self._engine.connect() as connection:
-            found = _told.one(connection, and_(jobs.c.id == job_id, self._mine(jobs)))
+            found = _told.one(connection, job_id, self._tenant)
         if found is None:
             raise JobNotFound(job_id)
         return found
@@ -313,8 +313,7 @@ class Reader(Scoped):
 
     def _page_told(self, wanted: Select[Any], limit: int) -> Page[ToldJob]:
         with self._engine.connect() as connection:
-            found = _told.told(connection, connection.execute(wanted.limit(limit + 1)).all())
-        return _page(found, limit)
+            return _page(_told.page(connection, wanted.limit(limit + 1)), limit)
 
     def _sees(self, connection: Connection, job_id: str) -> bool:
         this = select(jobs.c.id).where(jobs.c.id == job_id, self._mine(jobs))
