@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, bindparam, func, or_, select
 
 from service.store.database import conflicting_insert
 from service.store.errors import QuotaExceeded
@@ -11,6 +11,16 @@ from service.store.scope import of_tenant
 from service.store.tables import checkpoints, datasets, jobs, tenants, usage, weights
 
 HOUR_SECONDS = 3600
+LIMITS = (
+    select(*columns(Tenant, tenants))
+    .where(
+        tenants.c.name == bindparam("tenant"),
+        or_(
+            *(tenants.c[name].is_not(None) for name in ("most_queued", "most_gpu_hours", "most_stored_bytes")),
+        ),
+    )
+    .with_for_update()
+)
 
 
 def check_queued(connection: Connection, tenant: str, now: datetime) -> None:
@@ -92,9 +102,11 @@ def month_of(now: datetime) -> str:
 
 
 def _lock(connection: Connection, tenant: str) -> Tenant | None:
-    """The limits of a tenant, if it has a row, which stays locked: two that come at once may not both be the last."""
-    wanted = select(*columns(Tenant, tenants)).where(tenants.c.name == tenant).with_for_update()
-    row = connection.execute(wanted).mappings().one_or_none()
+    """The limits of a tenant, if it has any; its row stays locked: two that come at once may not both be the last.
+
+    One without limits is not locked: its writes would wait for each other's commits.
+    """
+    row = connection.execute(LIMITS, {"tenant": tenant}).mappings().one_or_none()
     return read(Tenant, row) if row else None
 
 

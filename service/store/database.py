@@ -9,12 +9,28 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
+from select import POLLIN, poll
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -44,6 +60,7 @@ POSTGRESQL_CONNECTION = {
 POOL = 10  # connections of a process, unless it is told another number
 POOL_SECONDS = 10.0  # for one to become free; then the database counts as away
 RECYCLE_SECONDS = 1800.0  # behind a name that has moved to another server, connections move too
+ASK_AFTER_SECONDS = 5.0
 SQLITE_BUSY_SECONDS = 30
 SQLITE_SETTINGS = (f"busy_timeout = {SQLITE_BUSY_SECONDS * 1000}", "synchronous = FULL", "foreign_keys = ON")
 # The database cannot be reached, is too busy or only reads: no verdict on what was asked, which may be asked again.
@@ -65,15 +82,25 @@ def connect(database_url: str, *, pool: int = POOL) -> Engine:
     }
     if url.get_backend_name() == "sqlite":
         return _sqlite(url, settings)
-    return create_engine(
+    engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
-        pool_pre_ping=True,
         pool_size=pool,
         max_overflow=0,
         pool_recycle=RECYCLE_SECONDS,
         connect_args=_connect_args(url),
         **settings,
     )
+    event.listen(engine, "checkin", _note_rest)
+    event.listen(engine, "checkout", partial(_check_alive, engine))
+    return engine
+
+
+def reading(engine: Engine) -> Engine:
+    """The same engine, for statements that only read and stand for themselves: none waits for a BEGIN before it.
+
+    On SQLite a read is a transaction like any other, and costs no round trip.
+    """
+    return engine.execution_options(isolation_level="AUTOCOMMIT") if engine.dialect.name == "postgresql" else engine
 
 
 def writing(engine: Engine) -> Engine:
@@ -138,7 +165,12 @@ def is_known(revision: str) -> bool:
 
 def clock(connection: Connection) -> datetime:
     """What time it is, by the database alone: no other clock has a say in leases."""
-    return connection.execute(select(_ClockTime())).scalar_one()
+    return connection.execute(CLOCK).scalar_one()
+
+
+def clock_time(*, ago_seconds: ColumnElement[float] | None = None) -> ColumnElement[datetime]:
+    """What `clock` reads, or has read so long ago, as a column of a statement."""
+    return _ClockTime() if ago_seconds is None else _ClockTime(cast(ago_seconds, Double))
 
 
 def one_at_a_time(connection: Connection, what: str) -> None:
@@ -176,6 +208,39 @@ def _connect_args(url: URL) -> dict[str, Any]:
     given = url.query.get("options", "")
     options = f"{settings} {given if isinstance(given, str) else ' '.join(given)}".strip()
     return {**ours, "options": options, "prepare_threshold": None}
+
+
+def _note_rest(_connection: Any, record: Any) -> None:
+    record.info["rests_since"] = time.monotonic()
+
+
+def _check_alive(engine: Engine, connection: Any, record: Any, _proxy: Any) -> None:
+    """Before a connection of the pool is used. A server that ended it has said so, and what it said lies unread.
+
+    One that has rested for long is asked: what lies between may have forgotten it without a word.
+    """
+    rests_since = record.info.get("rests_since")
+    if rests_since is None:  # it is new
+        return
+    try:
+        if time.monotonic() - rests_since >= ASK_AFTER_SECONDS or not _is_silent(connection):
+            engine.dialect.do_ping(connection)
+    except engine.dialect.loaded_dbapi.Error:
+        raise InvalidatePoolError from None
+
+
+def _is_silent(connection: Any) -> bool:
+    """Whether nothing has come that was not asked for."""
+    waiting = poll()
+    waiting.register(connection.fileno(), POLLIN)
+    return not waiting.poll(0)
+
+
+def among(connection: Connection, column: ColumnElement[str], parameter: str) -> ColumnElement[bool]:
+    """Whether a column has one of the texts of a parameter. PostgreSQL takes them as one array, however many."""
+    if connection.dialect.name == "postgresql":
+        return column == func.any(bindparam(parameter, type_=postgresql.ARRAY(Text)))
+    return column.in_(bindparam(parameter, expanding=True))
 
 
 def _sqlite(url: URL, settings: Mapping[str, Any]) -> Engine:
@@ -245,10 +310,15 @@ class _ClockTime(GenericFunction[datetime]):
 
 
 @compiles(_ClockTime, "postgresql")
-def _clock_time_postgresql(_element: _ClockTime, _compiler: SQLCompiler, **_: Any) -> str:
-    return "clock_timestamp()"
+def _clock_time_postgresql(element: _ClockTime, compiler: SQLCompiler, **options: Any) -> str:
+    ago = "".join(f" - make_interval(secs => {compiler.process(each, **options)})" for each in element.clauses)
+    return f"clock_timestamp(){ago}"
 
 
 @compiles(_ClockTime, "sqlite")
-def _clock_time_sqlite(_element: _ClockTime, _compiler: SQLCompiler, **_: Any) -> str:
-    return "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"
+def _clock_time_sqlite(element: _ClockTime, compiler: SQLCompiler, **options: Any) -> str:
+    ago = "".join(f", '-' || {compiler.process(each, **options)} || ' seconds'" for each in element.clauses)
+    return f"strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'{ago})"
+
+
+CLOCK = select(clock_time())

@@ -12,13 +12,15 @@ from sqlalchemy.exc import IntegrityError
 
 from acmix.events import Event
 from service.store import _checkpoints, _claims, _endings, _journal, _projections, _quotas, _sources, vitals
-from service.store.database import clock, insert_or_replace, writing
+from service.store.database import clock, insert_or_replace, reading, writing
 from service.store.errors import IdempotencyKeyReused, JobNotEnded, LeaseLost, MoveRefused, WeightsNotFound
 from service.store.ids import new_id
 from service.store.rows import Checkpoint, Claim, Job, Json, Outcome, Weights, Wish, WorkerCard, read
 from service.store.scope import Scoped
 from service.store.states import CANCELLED_BY_USER, ENDED, allowed_actions
 from service.store.tables import attempts, checkpoints, jobs, labels, weights, workers
+
+ADD_JOB, ADD_LABELS = insert(jobs), insert(labels)
 
 
 class Ledger(Scoped):
@@ -27,7 +29,7 @@ class Ledger(Scoped):
     def __init__(
         self, engine: Engine, *, lease_seconds: float = 60.0, max_failures: int = 2, max_losses: int = 5
     ) -> None:
-        self._reading = engine
+        self._reading = reading(engine)
         self._writing = writing(engine)
         self._lease_seconds = lease_seconds
         self._budgets = _endings.Budgets(max_failures, max_losses)
@@ -67,9 +69,10 @@ class Ledger(Scoped):
                 first = self._first_under(connection, idempotency_key, body_sha256)
                 if first:
                     return first, False
-                _quotas.check_queued(connection, self._owner, clock(connection))
+                now = clock(connection)
+                _quotas.check_queued(connection, self._owner, now)
                 _sources.lock(connection, resolved_spec, self._tenant)
-                return _insert(connection, row), True
+                return _insert(connection, row, now), True
         except IntegrityError:
             with self._writing.begin() as connection:  # another submit under this key was quicker
                 first = self._first_under(connection, idempotency_key, body_sha256)
@@ -347,20 +350,21 @@ def _new_row(spec: Json, resolved_spec: Json, **more: Any) -> dict[str, Any]:
         "attempt": 0,
         "failures": 0,
         "losses": 0,
-        "last_event": 0,
         "last_log_line": 0,
         **more,
     }
 
 
-def _insert(connection: Connection, row: dict[str, Any]) -> Job:
-    now = clock(connection)
-    inserted = insert(jobs).values(**row, created_at=now, **_claims.lined_up(row["priority"], now)).returning(*jobs.c)
-    job = read(Job, connection.execute(inserted).mappings().one())
+def _insert(connection: Connection, row: dict[str, Any], now: datetime) -> Job:
+    """The row counts the event that tells of it."""
+    values = {**row, "last_event": 1, "created_at": now, **_claims.lined_up(row["priority"], now)}
+    connection.execute(ADD_JOB, values)
+    job = read(Job, {**dict.fromkeys(jobs.c.keys()), **values})
     if job.metadata:
         pairs = [{"job": job.id, "key": key, "value": value} for key, value in job.metadata.items()]
-        connection.execute(insert(labels), pairs)
-    return _journal.append_status(connection, job, now, "queued", None)
+        connection.execute(ADD_LABELS, pairs)
+    _journal.open_with(connection, job, now, "queued")
+    return job
 
 
 def _sha256_of(spec: Json) -> str:

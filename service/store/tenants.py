@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Engine, insert, or_, select, update
+from sqlalchemy import Connection, Engine, bindparam, insert, or_, select, update
 
 from service.store import _quotas
-from service.store.database import clock, insert_unless_there, one_at_a_time, writing
+from service.store.database import clock, clock_time, insert_unless_there, one_at_a_time, reading, writing
 from service.store.errors import KeyNotFound, KeyRefused
 from service.store.ids import new_id
 from service.store.rows import Key, Scope, Tenant, Used, columns, read
@@ -22,6 +22,11 @@ SECRET_BYTES = 32
 PREFIX_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 PREFIX_LENGTH = 8
 USED_EVERY = timedelta(minutes=1)
+CALLER = (
+    select(*columns(Key, keys), keys.c.sha256, tenants.c.most_requests, clock_time().label("now"))
+    .join(tenants)
+    .where(keys.c.prefix == bindparam("prefix"))
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Tenants:
     """What `acmix keys` and `acmix tenants` write, and what the API asks of every request."""
 
     def __init__(self, engine: Engine) -> None:
-        self._reading = engine
+        self._reading = reading(engine)
         self._writing = writing(engine)
 
     # Keys
@@ -58,12 +63,13 @@ class Tenants:
         prefix = _prefix(text)
         with self._writing.begin() as connection:
             one_at_a_time(connection, f"key {prefix}")
-            found = _matching(connection, prefix, text)
-            if found:
-                _check_good(found.key, clock(connection))
+            matching = _matching(connection, prefix, text)
+            if matching:
+                found, now = matching
+                _check_good(found.key, now)
             else:
                 _insert_key(connection, text, tenant, name, scopes)
-        return found is None
+        return matching is None
 
     def all_keys(self) -> list[Key]:
         """All of them, oldest first, those too that are good no more."""
@@ -91,10 +97,10 @@ class Tenants:
         """Whose key this is; KeyRefused where it is none, was revoked or has expired."""
         prefix = _prefix(text)
         with self._reading.connect() as connection:
-            now = clock(connection)
-            found = _matching(connection, prefix, text)
-        if found is None:
+            matching = _matching(connection, prefix, text)
+        if matching is None:
             raise KeyRefused("there is no such key")
+        found, now = matching
         _check_good(found.key, now)
         if found.key.used_at is None or found.key.used_at < now - USED_EVERY:
             self._note_use(found.key.id, now)
@@ -170,12 +176,14 @@ def _prefix(text: str) -> str:
     return form.group(1)
 
 
-def _matching(connection: Connection, prefix: str, text: str) -> Caller | None:
-    """The key of this text: found by its prefix, which is no secret, and told by its hash in constant time."""
-    wanted = select(*columns(Key, keys), keys.c.sha256, tenants.c.most_requests).join(tenants)
-    for row in connection.execute(wanted.where(keys.c.prefix == prefix)).mappings():
+def _matching(connection: Connection, prefix: str, text: str) -> tuple[Caller, datetime] | None:
+    """The key of this text and what time it is: found by its prefix, which is no secret, told by its hash.
+
+    The hash is compared in constant time. One statement does, since every request waits for it.
+    """
+    for row in connection.execute(CALLER, {"prefix": prefix}).mappings():
         if hmac.compare_digest(row["sha256"], _sha256(text)):
-            return Caller(read(Key, row), row["most_requests"])
+            return Caller(read(Key, row), row["most_requests"]), row["now"]
     return None
 
 
