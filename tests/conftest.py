@@ -30,7 +30,7 @@ from tests.seaweed import SeaweedFS
 from tests.service.work import until
 
 DATABASES = ("sqlite", "postgresql")
-FLOW = "tests/flow/"
+FLOW = ("tests/flow/", "tests/deploy/test_stack")  # whole services
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -47,7 +47,7 @@ class ByFile(LoadFileScheduling):  # type: ignore[misc]  # it ships no types
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return FLOW if nodeid.startswith(FLOW) else str(super()._split_scope(nodeid))
+        return FLOW[0] if nodeid.startswith(FLOW) else str(super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile | None:

@@ -31,7 +31,8 @@ def environment(folder: Path, extras: Sequence[str]) -> Path:
     for name, entry in COMMANDS.items():
         module, _, function = entry.partition(":")
         command = folder / "bin" / name
-        command.write_text(f"#!{folder}/bin/python\nfrom {module} import {function}\n{function}()\n")
+        called = f'if __name__ == "__main__":\n    {function}()\n'  # not where uvicorn's own children begin
+        command.write_text(f"#!{folder}/bin/python\nfrom {module} import {function}\n{called}")
         command.chmod(0o755)
     return folder / "bin"
 
