@@ -20,8 +20,8 @@ SCHEMES = {
 }
 # Each may lie in a file instead, which the variable of its name and _FILE names.
 SECRETS = (
-    *("DATABASE_PASSWORD", "BROKER_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "METRICS_TOKEN"),
-    *("ACMIX_API_KEY", "ACMIX_ADMIN_KEY"),
+    *("DATABASE_PASSWORD", "BROKER_PASSWORD", "METRICS_TOKEN", "ACMIX_API_KEY", "ACMIX_ADMIN_KEY"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
 )
 CONTAINER_SECRETS = Path("/run/secrets")  # mounted for whoever is in the container, whatever its number
 LOG_FORMATS = ("text", "json")

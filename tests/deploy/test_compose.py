@@ -16,6 +16,7 @@ from tests.deploy.composed import ONE_SHOTS, ROOT, compose, config
 
 WORKER_ONLY = "docker/compose.worker.yml"
 OF_CLIENTS = {"ACMIX_API_KEY_FILE"}  # no process of the service reads it
+SET_WITHIN = {"PROMETHEUS_MULTIPROC_DIR"}  # by the API for its own children
 STORES = ("postgres", "redis", "s3")
 ELSEWHERE = {  # a second node's
     "DATABASE_URL": "postgresql://acmix@10.0.0.1:5432/acmix",
@@ -208,7 +209,7 @@ def read_by_settings() -> set[str]:
     tree = ast.parse(Path(settings.__file__).read_text())
     words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     names = {word for word in words if re.fullmatch(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", word)}
-    return {f"{name}_FILE" if name in settings.SECRETS else name for name in names}
+    return {f"{name}_FILE" if name in settings.SECRETS else name for name in names - SET_WITHIN}
 
 
 def interpolated() -> set[str]:

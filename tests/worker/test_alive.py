@@ -38,7 +38,7 @@ def test_a_process_that_stands_still_is_not_healthy(
     environment: dict[str, str], housekeeper: subprocess.Popen[bytes]
 ) -> None:
     def check(*within: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "worker", "healthy", "housekeeping", *within]
+        command = [sys.executable, "-m", "worker.healthy", "housekeeping", *within]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     until(lambda: check().returncode == 0)
@@ -52,7 +52,7 @@ def test_a_process_that_stands_still_is_not_healthy(
 
 def test_who_never_gave_a_sign_is_not_healthy(environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "worker", "healthy", "train"],
+        [sys.executable, "-m", "worker.healthy", "train"],
         env=environment,
         capture_output=True,
         text=True,
