@@ -63,11 +63,13 @@ class Job:
     best: Json | None
     last_event: int
     last_log_line: int
+    events_pruned_at: datetime | None
+    series_pruned_at: datetime | None
 
 
 @dataclass(frozen=True)
 class StoredEvent:
-    """An event with what the ledger adds to it; numbers of a job are 1, 2, 3, ... without gaps."""
+    """An event with what the ledger adds to it; numbers of a job are 1, 2, 3, ... without gaps until it is pruned."""
 
     number: int
     at: datetime
