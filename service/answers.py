@@ -94,6 +94,10 @@ class JobAnswer(Answer):
     devices: list[Any] | None
     versions: dict[str, Any] | None
     metadata: dict[str, str]
+    events_pruned_at: datetime | None = Field(
+        description="when its progress, metrics and trace events and its log were removed for their age"
+    )
+    series_pruned_at: datetime | None = Field(description="when its curves and traces were removed for their age")
     urls: JobUrls
 
 

@@ -52,6 +52,8 @@ def _object(job: ToldJob) -> str:
         "devices": job.devices,
         "versions": job.versions,
         "metadata": job.metadata,
+        "events_pruned_at": _time(job.events_pruned_at),
+        "series_pruned_at": _time(job.series_pruned_at),
     }
     urls = URLS.replace("JOB", job.id)
     return f'{json.dumps(said)[:-1]}, "urls": {urls}, "spec": {job.spec}, "resolved_spec": {job.resolved_spec}}}'

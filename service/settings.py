@@ -75,6 +75,8 @@ class Settings:
     max_dataset_bytes: int
     data_cache_bytes: int
     planner_idle_seconds: float
+    keep_events_days: float
+    keep_series_days: float
     webhook_networks: tuple[IPv4Network | IPv6Network, ...]
     webhook_ca_file: Path | None
     metrics_token: str | None = field(repr=False)
@@ -128,6 +130,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         max_dataset_bytes=_number(environ, "MAX_DATASET_BYTES", 200 * 2**30, least=1024, most=2**50),
         data_cache_bytes=_number(environ, "DATA_CACHE_BYTES", 100 * 2**30, least=0, most=2**50),
         planner_idle_seconds=_number(environ, "PLANNER_IDLE_SECONDS", math.inf, least=1, most=math.inf),
+        keep_events_days=_number(environ, "KEEP_EVENTS_DAYS", math.inf, least=0, most=math.inf),
+        keep_series_days=_number(environ, "KEEP_SERIES_DAYS", math.inf, least=0, most=math.inf),
         webhook_networks=_networks(environ, "WEBHOOK_NETWORKS"),
         webhook_ca_file=_certificates(environ, "WEBHOOK_CA_FILE"),
         metrics_token=_token(environ, "METRICS_TOKEN"),

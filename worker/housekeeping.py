@@ -33,6 +33,7 @@ class Housekeeper:
         self.ledger = backend.ledger
         self.reader = backend.reader
         self.queue = backend.queue
+        self.pruning = backend.pruning
         self.expiring = (backend.plans, backend.predictions, backend.deliveries)
         self.inspector = Inspector(backend, inspect_command)
         planner = Planner(backend.plans, idle_seconds=self.settings.planner_idle_seconds)
@@ -45,6 +46,7 @@ class Housekeeper:
         self._sweep_from = 0.0
         self._nudge_from = 0.0
         self._expire_from = 0.0
+        self._prune_from = 0.0
 
     def start(self) -> None:
         self._spare_the_living()
@@ -86,6 +88,8 @@ class Housekeeper:
             self._expire_from = now + EXPIRE_SECONDS
             for part in self.expiring:
                 part.expire()
+        if now >= self._prune_from and not self.pruning.prune():  # a batch a round, for as long as there is more
+            self._prune_from = now + EXPIRE_SECONDS
 
     def _loop(self) -> None:
         self._sign.forget_others()

@@ -50,7 +50,10 @@ def events(
     request: Request,
     last_event_id: Annotated[Number | None, Header(description="where a stream was cut off")] = None,
 ) -> Any:
-    """What happened, numbered from 1 without gaps; by Accept a stream that ends when the job has ended."""
+    """What happened, numbered from 1 without gaps; by Accept a stream that ends when the job has ended.
+
+    Of a job with `events_pruned_at` those of types progress, metrics and trace are gone; the others keep their numbers.
+    """
     store.reader.job(job_id)
     if accepts(request, STREAM):
         after = query.after if last_event_id is None else last_event_id

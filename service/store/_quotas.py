@@ -66,9 +66,7 @@ def used(connection: Connection, tenant: str, now: datetime) -> Used:
 def stored_bytes(connection: Connection, tenant: str) -> int:
     """Of checkpoints with all their files, uploaded weights and uploaded archives."""
     sums = (
-        select(func.sum(checkpoints.c.stored_bytes))
-        .join(jobs, jobs.c.id == checkpoints.c.job)
-        .where(of_tenant(jobs, tenant)),
+        select(func.sum(checkpoints.c.stored_bytes)).where(of_tenant(checkpoints, tenant)),
         select(func.sum(weights.c.size_bytes)).where(of_tenant(weights, tenant)),
         select(func.sum(datasets.c.received_bytes)).where(of_tenant(datasets, tenant)),
     )

@@ -13,6 +13,7 @@ from service.store.deliveries import Deliveries
 from service.store.ledger import Ledger
 from service.store.plans import Plans
 from service.store.predictions import Predictions
+from service.store.pruning import Pruning
 from service.store.queue import Queue
 from service.store.reading import Reader
 from service.store.tenants import Tenants
@@ -36,6 +37,7 @@ class Backend:
     tenants: Tenants
     webhooks: Webhooks
     deliveries: Deliveries
+    pruning: Pruning
 
     def of(self, tenant: str) -> "Backend":
         """The same for one tenant: nothing of another's is there. Plans and predictions have no owner.
@@ -68,4 +70,5 @@ def open_backend(settings: Settings) -> Backend:
         tenants=Tenants(engine),
         webhooks=Webhooks(engine),
         deliveries=Deliveries(engine),
+        pruning=Pruning(engine, settings.keep_events_days, settings.keep_series_days),
     )

@@ -376,7 +376,14 @@ def _of_attempt(job: Job) -> Update:
 
 
 def _row_of(checkpoint: Checkpoint, job: Job, now: datetime) -> dict[str, Any]:
-    said = {"job": job.id, "attempt": job.attempt, "created_at": now, "best": False, "latest": False}
+    said = {
+        "job": job.id,
+        "tenant": job.tenant,
+        "attempt": job.attempt,
+        "created_at": now,
+        "best": False,
+        "latest": False,
+    }
     return {**asdict(checkpoint), **said}
 
 

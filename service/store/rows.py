@@ -63,7 +63,9 @@ class Job:
     best: Json | None
     last_event: int
     last_log_line: int
-    request_id: str | None = None  # under which the logs have the request that made it
+    events_pruned_at: datetime | None
+    series_pruned_at: datetime | None
+    request_id: str | None  # under which the logs have the request that made it
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,13 @@ class ToldJob:
     devices: list[Any] | None
     versions: Json | None
     metadata: dict[str, str]
+    events_pruned_at: datetime | None
+    series_pruned_at: datetime | None
 
 
 @dataclass(frozen=True)
 class StoredEvent:
-    """An event with what the ledger adds to it; numbers of a job are 1, 2, 3, ... without gaps."""
+    """An event with what the ledger adds to it; numbers of a job are 1, 2, 3, ... without gaps until it is pruned."""
 
     number: int
     at: datetime
