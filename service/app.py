@@ -35,6 +35,7 @@ from service.settings import Settings
 from service.store.backend import Backend, open_backend
 from service.store.database import migrate
 from service.store.ids import new_id
+from service.tails import Tails
 
 MIGRATION_RETRY_SECONDS = 2.0
 SECURITY_HEADERS = {
@@ -65,6 +66,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
     )
     app.state.backend = open_backend(given or settings.load())
     app.state.rates = Rates()
+    app.state.tails = Tails(app.state.backend.reader)
     of_jobs = (plans, jobs, actions, results, series, events, checkpoints, predictions)
     others = (weights, datasets, webhooks, workers, usage)
     app.state.routers = [part.router for part in (health, catalog, *of_jobs, *others)]
