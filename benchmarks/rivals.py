@@ -48,10 +48,9 @@ def ours(server: Any, folder: Path, *, jobs: int, queued: int, million: bool) ->
     url = database(server, "acmix")
     with api(url, folder) as (port, engine, key):
         headers = [f"Authorization: Bearer {key}"]
-        body = json.dumps(SPEC).encode()
-        submit = request("POST", "/v1/jobs", body, headers)
+        submit = submission(key)
         http = Http(port)
-        running = [_claimed(http.send(submit), engine) for _ in range(MOST_CLIENTS)]
+        running = [claimed(http.send(submit), engine) for _ in range(MOST_CLIENTS)]
         first = json.loads(http.send(submit))["id"]
         ids = _fill_ours(engine, first, jobs, queued)
         small, large = _curve(engine, ids[0], POINTS), _curve(engine, ids[1], MANY_POINTS if million else 1)
@@ -123,6 +122,11 @@ def mlflows(executable: str, server: Any, folder: Path, *, runs: int) -> Iterato
         yield Side("mlflow", work)
 
 
+def submission(key: str) -> bytes:
+    """The request that submits a job."""
+    return request("POST", "/v1/jobs", json.dumps(SPEC).encode(), [f"Authorization: Bearer {key}"])
+
+
 def _http(port: int, make: Callable[[], bytes]) -> Opener:
     """A client that sends what `make` gives it."""
 
@@ -133,7 +137,7 @@ def _http(port: int, make: Callable[[], bytes]) -> Opener:
     return open_one
 
 
-def _claimed(answer: bytes, engine: Engine) -> str:
+def claimed(answer: bytes, engine: Engine) -> str:
     """The id of the job that was just submitted, which now runs."""
     claimed = Ledger(engine, lease_seconds=86400).claim("worker-1", gpus_free=None, can_run=lambda _: True)
     assert claimed is not None

@@ -66,6 +66,15 @@ def admit(request: Request) -> None:
     logs.add(tenant=access.tenant)
 
 
+def is_welcome(request: Request) -> bool:
+    """Whether a request that was let pass would be again: its key may have been revoked, or have expired."""
+    let_pass: Access = request.state.access
+    try:
+        return _access(request) == let_pass
+    except RequestRefused:
+        return False
+
+
 def scope_of(method: str, path: str) -> Scope:
     """What a key must be for to use a route; `admin` for one that has no area of its own."""
     area = AREAS.get(path.removeprefix("/v1/").partition("/")[0])

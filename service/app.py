@@ -39,6 +39,7 @@ from service.store import census
 from service.store.backend import Backend, open_backend
 from service.store.database import migrate
 from service.store.ids import new_id
+from service.tails import Tails
 
 MIGRATION_RETRY_SECONDS = 2.0
 SECURITY_HEADERS = {
@@ -71,6 +72,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
     app.state.backend = open_backend(given or settings.load())
     app.state.rates = Rates()
     app.state.counted = vitals.Counted(partial(census.take, app.state.backend.engine))
+    app.state.tails = Tails(app.state.backend.reader)
     of_jobs = (plans, jobs, actions, results, series, events, checkpoints, predictions)
     others = (weights, datasets, webhooks, workers, usage)
     app.state.routers = [part.router for part in (health, vitals_route, catalog, *of_jobs, *others)]

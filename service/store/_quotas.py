@@ -65,8 +65,11 @@ def used(connection: Connection, tenant: str, now: datetime) -> Used:
 
 def stored_bytes(connection: Connection, tenant: str) -> int:
     """Of checkpoints with all their files, uploaded weights and uploaded archives."""
+    in_checkpoints = select(func.sum(checkpoints.c.stored_bytes))
+    of_nobody = in_checkpoints.join(jobs, jobs.c.id == checkpoints.c.job).where(checkpoints.c.tenant.is_(None))
     sums = (
-        select(func.sum(checkpoints.c.stored_bytes)).where(of_tenant(checkpoints, tenant)),
+        in_checkpoints.where(of_tenant(checkpoints, tenant)),
+        of_nobody.where(of_tenant(jobs, tenant)),
         select(func.sum(weights.c.size_bytes)).where(of_tenant(weights, tenant)),
         select(func.sum(datasets.c.received_bytes)).where(of_tenant(datasets, tenant)),
     )

@@ -25,6 +25,7 @@ from service.store.rows import (
     Menu,
     Page,
     Series,
+    Status,
     StoredEvent,
     ToldJob,
     Webhook,
@@ -121,6 +122,15 @@ class Reader(Scoped):
         return self.told(job_id).position
 
     # What a job said
+
+    def last_event(self, job_id: str) -> tuple[int, Status]:
+        """The number of the last event that is written, and the job's status with it; JobNotFound."""
+        wanted = select(jobs.c.last_event, jobs.c.status).where(jobs.c.id == job_id, self._mine(jobs))
+        with self._engine.connect() as connection:
+            row = connection.execute(wanted).one_or_none()
+        if row is None:
+            raise JobNotFound(job_id)
+        return row.last_event, row.status
 
     def events(self, job_id: str, after: int = 0, types: Sequence[str] = (), limit: int = 1000) -> list[StoredEvent]:
         """In rising number, those above `after`; of all types if none is given."""

@@ -242,7 +242,7 @@ checkpoints = Table(
     metadata,
     Column("id", Id, primary_key=True),
     _job(),
-    Column("tenant", Text, nullable=False),  # the job's
+    Column("tenant", Text),  # the job's; none in rows of workers that knew of no such column
     Column("attempt", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("step", Integer, nullable=False),

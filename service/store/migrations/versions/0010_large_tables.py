@@ -18,8 +18,6 @@ PRUNED = ("events", "series")
 def upgrade() -> None:
     op.add_column("checkpoints", sa.Column("tenant", sa.Text()))
     op.execute(WHOSE)
-    with op.batch_alter_table("checkpoints") as checkpoints:
-        checkpoints.alter_column("tenant", existing_type=sa.Text(), nullable=False)
     for table, *columns in INDEXES:
         op.create_index(f"ix_{table}_{'_'.join(columns)}", table, columns)
     for what in PRUNED:
