@@ -104,9 +104,9 @@ CASES = {
         {"acmix_deliveries_oldest_due_seconds": "60x60"}, {"acmix_deliveries_oldest_due_seconds": "900x60"}, 6
     ),
     "AcmixDiskFilling": Case(
-        {"acmix_disk_free_bytes" + DISK: "400x60", "acmix_disk_size_bytes" + DISK: "1000x60"},
-        {"acmix_disk_free_bytes" + DISK: "400-1x60", "acmix_disk_size_bytes" + DISK: "1000x60"},
-        40,
+        {"acmix_disk_free_bytes" + DISK: "400-1x60", "acmix_disk_size_bytes" + DISK: "1000x60"},  # a first hour
+        {"acmix_disk_free_bytes" + DISK: "900-2x300", "acmix_disk_size_bytes" + DISK: "1000x300"},
+        260,
     ),
     "AcmixDiskFull": Case(
         {"acmix_disk_free_bytes" + DISK: "50x60", "acmix_disk_size_bytes" + DISK: "1000x60"},
