@@ -156,11 +156,11 @@ def _with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
             continue
         if found.get(variable):
             raise SettingInvalid(f"{variable} and {variable}_FILE are both set; one of them would do")
-        found[variable] = _secret(f"{variable}_FILE", Path(path).expanduser())
+        found[variable] = _opened(f"{variable}_FILE", Path(path).expanduser())
     return found
 
 
-def _secret(variable: str, file: Path) -> str:
+def _opened(variable: str, file: Path) -> str:
     """The one line of a file. What a message shows of it is its path."""
     try:
         text = file.read_text().rstrip("\r\n")

@@ -40,7 +40,7 @@ def _become_another(folder: Path) -> None:
 def _make(folder: Path, password: str) -> None:
     user, database = os.environ["POSTGRES_USER"], os.environ["POSTGRES_DB"]
     options = ["--username", user, "--pwfile", "/dev/stdin", *shlex.split(os.environ["POSTGRES_INITDB_ARGS"])]
-    subprocess.run([PROGRAMS / "initdb", "-D", folder, *options], input=password, text=True, check=True)
+    subprocess.run([PROGRAMS / "initdb", "-D", folder, "--no-sync", *options], input=password, text=True, check=True)
     with (folder / "pg_hba.conf").open("a") as rules:
         rules.write("host all all all scram-sha-256\n")
     alone = [PROGRAMS / "postgres", "--single", "-D", folder, "postgres"]

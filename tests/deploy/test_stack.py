@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -89,3 +90,17 @@ def test_a_check_of_health_fails_where_the_process_stands_still(service: Stack) 
     finally:
         redis.process.send_signal(signal.SIGCONT)
     wait_for(redis.is_healthy, within_seconds=10)
+
+
+def test_a_worker_that_stands_still_is_not_healthy(service: Stack) -> None:
+    worker = service.containers["worker-cpu"]
+    assert worker.process is not None
+    assert worker.is_healthy()
+    impatient = replace(worker, check=f"{worker.check} --within 4")
+    wait_for(impatient.is_healthy, within_seconds=20)
+    worker.process.send_signal(signal.SIGSTOP)
+    try:
+        wait_for(lambda: not impatient.is_healthy(), within_seconds=20)
+    finally:
+        worker.process.send_signal(signal.SIGCONT)
+    wait_for(impatient.is_healthy, within_seconds=20)

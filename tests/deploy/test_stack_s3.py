@@ -15,6 +15,7 @@ def service() -> Iterator[Stack]:
         yield running
 
 
+@pytest.mark.slow
 def test_a_job_leaves_its_files_in_the_store_alone(service: Stack) -> None:
     job = service.ended(service.submit(small_job(epochs=1, limit_train_batches=4)))
     assert job["status"] == "succeeded", job["status_reason"]
