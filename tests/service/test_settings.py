@@ -176,3 +176,26 @@ def test_a_secret_that_everybody_can_reach_is_warned_of(caplog: pytest.LogCaptur
         folder.chmod(0o700)
         settings.load(given)
         assert caplog.text == "", "its folder lets nobody in"
+
+
+def test_the_token_for_metrics_is_set_or_lies_in_a_file(tmp_path: Path) -> None:
+    token = "t" * 16
+    (tmp_path / "token").write_text(f"{token}\n")
+    assert settings.load({}).metrics_token is None
+    assert settings.load({"METRICS_TOKEN": token}).metrics_token == token
+    found = settings.load({"METRICS_TOKEN_FILE": str(tmp_path / "token")})
+    assert found.metrics_token == token
+    assert token not in repr(found)
+    (tmp_path / "empty").touch()
+    for wrong in ({"METRICS_TOKEN": "t" * 15}, {"METRICS_TOKEN": "two words, long"}, {"METRICS_TOKEN_FILE": "/none"}):
+        with pytest.raises(SettingInvalid, match=r"METRICS_TOKEN.* will not do"):
+            settings.load(wrong)
+    with pytest.raises(SettingInvalid, match="METRICS_TOKEN will not do; 16 characters or more"):
+        settings.load({"METRICS_TOKEN_FILE": str(tmp_path / "empty")})
+
+
+def test_vitals_have_no_port_unless_one_is_set() -> None:
+    found = settings.load({})
+    assert (found.metrics_port, found.metrics_host) == (None, "127.0.0.1")
+    found = settings.load({"METRICS_PORT": "9400", "METRICS_HOST": "0.0.0.0"})
+    assert (found.metrics_port, found.metrics_host) == (9400, "0.0.0.0")
