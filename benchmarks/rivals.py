@@ -15,6 +15,7 @@ from sqlalchemy import Engine, text
 from acmix import events
 from benchmarks.clients import Call, Http, Opener, request
 from benchmarks.stack import analyse, api, clone, database, mlflow
+from service.store import _blocks
 from service.store.database import connect
 from service.store.ids import new_id
 from service.store.ledger import Ledger
@@ -172,6 +173,7 @@ def _curve(engine: Engine, job: str, points: int) -> str:
         connection.execute(
             text(f"INSERT INTO metric_points (job, name, step, value) {values}"), {"job": job, "points": points}
         )
+        _blocks.refresh(connection, job, ["train/loss"], 1, points)
     return job
 
 

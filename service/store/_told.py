@@ -50,6 +50,6 @@ def _positions(connection: Connection, ids: Sequence[str]) -> Mapping[str, int]:
     """Where queued jobs stand in the queue of all tenants, 1 being next; one that has just been claimed is left out."""
     places = func.row_number().over(order_by=_claims.CLAIM_ORDER).label("place")
     queue = select(jobs.c.id, places).where(jobs.c.status == "queued").subquery()
-    wanted = select(queue.c.id, queue.c.place).where(among(connection, queue.c.id, "ids"))
+    wanted = select(queue.c.id, queue.c.place).where(among(connection.dialect.name, queue.c.id, "ids"))
     rows = connection.execute(wanted, {"ids": list(ids)})
     return {row.id: row.place for row in rows}

@@ -182,7 +182,12 @@ def one_at_a_time(connection: Connection, what: str) -> None:
 
 def conflicting_insert(connection: Connection, table: Table) -> Any:
     """An insert that can say what is to be where the primary key is taken: both databases have it, each its own."""
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+    return conflicting_insert_of(connection.dialect.name, table)
+
+
+def conflicting_insert_of(dialect: str, table: Table) -> Any:
+    """The same of a dialect by its name, for a statement that is kept."""
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
 def insert_or_replace(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -236,9 +241,9 @@ def _is_silent(connection: Any) -> bool:
     return not waiting.poll(0)
 
 
-def among(connection: Connection, column: ColumnElement[str], parameter: str) -> ColumnElement[bool]:
+def among(dialect: str, column: ColumnElement[str], parameter: str) -> ColumnElement[bool]:
     """Whether a column has one of the texts of a parameter. PostgreSQL takes them as one array, however many."""
-    if connection.dialect.name == "postgresql":
+    if dialect == "postgresql":
         return column == func.any(bindparam(parameter, type_=postgresql.ARRAY(Text)))
     return column.in_(bindparam(parameter, expanding=True))
 

@@ -201,6 +201,20 @@ metric_points = Table(
     sqlite_with_rowid=False,
 )
 
+# The same once more, summed up by blocks of steps: the least and the greatest value of each, and where they are.
+metric_blocks = Table(
+    "metric_blocks",
+    metadata,
+    _job(primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("block", Integer, primary_key=True, autoincrement=False),
+    Column("points", Integer, nullable=False),
+    Column("least", Double, nullable=False),
+    Column("least_step", Integer, nullable=False),
+    Column("greatest", Double, nullable=False),
+    Column("greatest_step", Integer, nullable=False),
+)
+
 trace_steps = Table(
     "trace_steps",
     metadata,

@@ -112,6 +112,22 @@ def test_what_belongs_to_a_job_stays_when_its_table_is_altered(empty_database_ur
     engine.dispose()
 
 
+def test_curves_that_were_there_before_are_summed_up(empty_database_url: str) -> None:
+    engine = connect(empty_database_url)
+    migrate(engine, "0008")
+    points = [{"step": step, "value": (step - 130) ** 2} for step in range(120, 140)]
+    with writing(engine).begin() as connection:
+        row = f"{OLD_JOB}".replace("(id,", "(id, tenant, turn_at,").replace("(:id,", "(:id, 'lab', '2026-01-01Z',")
+        connection.execute(text(row), {"id": "job", "priority": 0})
+        connection.execute(text("INSERT INTO metric_points VALUES ('job', 'x', :step, :value)"), points)
+    migrate(engine)
+    figures = "SELECT block, points, least, least_step, greatest, greatest_step FROM metric_blocks ORDER BY block"
+    with engine.connect() as connection:
+        found = [tuple(each) for each in connection.execute(text(figures))]
+    assert found == [(0, 8, 9, 127, 100, 120), (1, 12, 0, 130, 81, 139)]
+    engine.dispose()
+
+
 def test_downgrading_leaves_no_table(empty_database_url: str) -> None:
     engine = connect(empty_database_url)
     migrate(engine)
