@@ -31,9 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument(
-        "--do", choices=DOINGS, help="one of them, in this process, with --file"
-    )
+    parser.add_argument("--do", choices=DOINGS, help="one of them, in this process, with --file")
     parser.add_argument("--file", type=Path)
     given = parser.parse_args()
     if given.do:
