@@ -13,7 +13,9 @@ from uuid import uuid4
 import httpx
 import pytest
 from fastapi import FastAPI
+from typer.testing import CliRunner
 
+from service.cli import main
 from service.client import Client, ServiceError
 from service.store import _objects
 from service.store.ids import new_id
@@ -106,8 +108,10 @@ def test_a_file_that_is_gone_is_redirected_nowhere(api: Deployed, path: str) -> 
 def test_the_client_downloads_from_the_store(api: Deployed, checkpoint: str, tmp_path: Path) -> None:
     with served(without_streams(api)) as url, Client(url) as client:
         described = client.download_checkpoint(checkpoint, tmp_path / "best.safetensors")
-    assert (tmp_path / "best.safetensors").read_bytes() == CONTENT
+        printed = CliRunner().invoke(main, ["download", checkpoint, str(tmp_path / "again"), "--url", url])
+    assert (tmp_path / "best.safetensors").read_bytes() == (tmp_path / "again").read_bytes() == CONTENT
     assert described["sha256"] == SHA256
+    assert printed.stdout.split("\t")[1:] == [str(len(CONTENT)), f"{SHA256}\n"]
 
 
 @pytest.mark.parametrize("more", [{"ARTIFACTS_PUBLIC_ENDPOINT": "http://127.0.0.1:9"}])  # where nobody listens
