@@ -96,6 +96,14 @@ class SeaweedFS:
             self.process = None
 
     @contextmanager
+    def down(self) -> Iterator[None]:
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
     def hung(self) -> Iterator[None]:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)

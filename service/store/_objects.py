@@ -43,7 +43,7 @@ PING_RETRIES: "RetryConfig" = {"max_retries": 0}
 
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>|\(code: (\w{1,60})\)")
-_PASSING = ("408", "429")
+_PASSING = ("status code: 408", "status code: 429", "<Code>RequestTimeout</Code>", "<Code>OperationAborted</Code>")
 _FULL = (f"(os error {errno.ENOSPC})", f"(os error {errno.EDQUOT})", "status code: 507")
 
 
@@ -82,13 +82,19 @@ def open_bucket(
 
 
 @contextmanager
-def telling(key: str) -> Iterator[None]:
-    """What object_store raises, as the store's own errors, all of which are sentences."""
+def telling(key: str, *, writes: bool = False) -> Iterator[None]:
+    """What object_store raises, as the store's own errors, all of which are sentences.
+
+    Args:
+        writes: nothing is looked for; what is not found was removed while it was written to, and is worth another try.
+    """
     try:
         yield
     except FileNotFoundError as error:
         if "NoSuchBucket" in str(error):
             raise _refused(error) from error
+        if writes:
+            raise ArtifactsAway(_first_line(error)) from error
         raise ArtifactNotFound(key) from None
     except AlreadyExistsError:
         raise ArtifactExists(key) from None
@@ -107,8 +113,10 @@ def _is_full(error: Exception) -> bool:
 
 def _is_refusal(error: Exception) -> bool:
     """Whether asking again in the same way would be answered in the same way: the fault is in keys or names."""
-    status = _STATUS.search(str(error))
-    return (status is not None and status[1].startswith("4") and status[1] not in _PASSING) or "(code: " in str(error)
+    said = str(error)
+    status = _STATUS.search(said)
+    is_ours = status is not None and status[1].startswith("4") and not any(sign in said for sign in _PASSING)
+    return is_ours or "(code: AccessDenied)" in said
 
 
 def _refused(error: Exception) -> ArtifactsRefused:

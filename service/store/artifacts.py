@@ -13,7 +13,7 @@ import obstore
 
 from service.settings import S3
 from service.store._objects import PING_CLIENT, PING_RETRIES, open_bucket, open_folder, telling
-from service.store.errors import ArtifactExists, ArtifactNotFound, ArtifactsRefused
+from service.store.errors import ArtifactExists, ArtifactNotFound, ArtifactsAway, ArtifactsRefused
 
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"  # of a checkpoint's folder and of uploaded weights
@@ -65,7 +65,7 @@ class Artifacts:
 
     def put_file(self, key: str, file: BinaryIO) -> None:
         """Store what an open file holds from where it stands; ArtifactsFull."""
-        with telling(key):
+        with telling(key, writes=True):
             obstore.put(self._store, key, file, chunk_size=_part_bytes(file), max_concurrency=PARTS_AT_ONCE)
             self._sync(key)
 
@@ -153,12 +153,12 @@ class Artifacts:
     def _put_once(self, key: str, content: bytes) -> None:
         """Store what nobody has stored; the same that is there already was stored by a try whose word got lost."""
         try:
-            with telling(key):
+            with telling(key, writes=True):
                 obstore.put(self._store, key, content, mode="create")
                 self._sync(key)
-        except ArtifactExists:
+        except ArtifactExists as error:
             if not self._is_stored(key, content):
-                raise
+                raise ArtifactsAway(f"{key} came and went at the same moment") from error
 
     def _is_stored(self, key: str, content: bytes) -> bool:
         try:

@@ -67,13 +67,10 @@ def test_a_store_that_is_away_in_mid_job_costs_nothing(service: Up, seaweed: Sea
     """From the first checkpoint until the run itself has ended: what could not be stored waits."""
     job_id = service.submit(small_job(epochs=4))
     wait_for(lambda: service.events(job_id, "checkpoint") and service.runs())
-    seaweed.stop()
-    try:
+    with seaweed.down():
         wait_for(lambda: not service.runs())
         assert service.http.get("/readyz").status_code == 503
         assert service.job(job_id)["status"] == "running"
-    finally:
-        seaweed.start()
     job = service.ended(job_id)
     assert (job["status"], job["attempt"]) == ("succeeded", 1)
     assert list(service.metrics(job_id)["train/loss"]) == list(range(1, 81))

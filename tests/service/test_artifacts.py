@@ -222,14 +222,11 @@ def test_a_server_that_is_down_is_away_and_its_files_are_there_when_it_is_back(
 ) -> None:
     artifacts = seaweed.artifacts("down")
     artifacts.put_folder("one", checkpoint)
-    seaweed.stop()
-    try:
+    with seaweed.down():
         for call in (lambda: artifacts.put_folder("two", checkpoint), lambda: artifacts.head("one/manifest.json")):
             with pytest.raises(ArtifactsAway) as raised:
                 call()
             assert not isinstance(raised.value, ArtifactsRefused)
-    finally:
-        seaweed.start()
     assert b"".join(artifacts.stream("one/manifest.json")) == b'{"files": 2}'
 
 

@@ -1,6 +1,7 @@
 """Files that lie in a bucket: served by us or by the store itself, and what is answered when that is away."""
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -12,7 +13,9 @@ from uuid import uuid4
 import httpx
 import pytest
 from fastapi import FastAPI
+from typer.testing import CliRunner
 
+from service.cli import main
 from service.client import Client, ServiceError
 from service.store import _objects
 from service.store.ids import new_id
@@ -45,16 +48,21 @@ def api(
 @pytest.fixture
 def checkpoint(api: Deployed, tmp_path: Path) -> str:
     """The id of a checkpoint whose file is there."""
+    return stored(api, tmp_path, CONTENT)
+
+
+def stored(api: Deployed, tmp_path: Path, content: bytes) -> str:
     api.enrol()
     api.submit()
     job = claim(api.ledger).job
     folder = tmp_path / "step-000000010"
     folder.mkdir()
-    (folder / "model.safetensors").write_bytes(CONTENT)
+    (folder / "model.safetensors").write_bytes(content)
     (folder / "manifest.json").write_text("{}")
     key = f"jobs/{job.id}/checkpoints/{new_id('ckpt')}"
     api.artifacts.put_folder(key, folder)
-    saved, _ = save(api.ledger, job, 10, 0.75, key=key, size_bytes=len(CONTENT), sha256=SHA256)
+    sha256 = hashlib.sha256(content).hexdigest()
+    saved, _ = save(api.ledger, job, 10, 0.75, key=key, size_bytes=len(content), sha256=sha256)
     return saved.id
 
 
@@ -100,8 +108,10 @@ def test_a_file_that_is_gone_is_redirected_nowhere(api: Deployed, path: str) -> 
 def test_the_client_downloads_from_the_store(api: Deployed, checkpoint: str, tmp_path: Path) -> None:
     with served(without_streams(api)) as url, Client(url) as client:
         described = client.download_checkpoint(checkpoint, tmp_path / "best.safetensors")
-    assert (tmp_path / "best.safetensors").read_bytes() == CONTENT
+        printed = CliRunner().invoke(main, ["download", checkpoint, str(tmp_path / "again"), "--url", url])
+    assert (tmp_path / "best.safetensors").read_bytes() == (tmp_path / "again").read_bytes() == CONTENT
     assert described["sha256"] == SHA256
+    assert printed.stdout.split("\t")[1:] == [str(len(CONTENT)), f"{SHA256}\n"]
 
 
 @pytest.mark.parametrize("more", [{"ARTIFACTS_PUBLIC_ENDPOINT": "http://127.0.0.1:9"}])  # where nobody listens
@@ -153,8 +163,7 @@ def test_while_the_store_is_down_it_is_a_503_that_says_when_to_come_back(
     api: Deployed, checkpoint: str, path: str, seaweed: SeaweedFS, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = api.http.post("/v1/datasets", json={"name": "d", "task": "classification", "format": "image_folder"})
-    seaweed.stop()
-    try:
+    with seaweed.down():
         answers = [
             api.http.get(path),
             api.http.head(path),
@@ -164,8 +173,6 @@ def test_while_the_store_is_down_it_is_a_503_that_says_when_to_come_back(
             api.http.put(f"/v1/datasets/{dataset.json()['id']}/content", content=b"archive"),
             api.http.get("/readyz"),
         ]
-    finally:
-        seaweed.start()
     assert {(answer.status_code, answer.headers["Retry-After"]) for answer in answers} == {(503, "5")}
     assert "not ready: artifacts: the store of files does not answer" in caplog.text
     assert api.http.get(path).content == CONTENT
@@ -194,6 +201,24 @@ def test_a_store_that_hangs_is_a_503_before_the_first_byte(
     with seaweed.hung():
         answer = api.http.get(path)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+
+
+def test_a_download_that_the_store_cuts_off_in_the_middle_goes_on_by_a_range(
+    api: Deployed, seaweed: SeaweedFS, tmp_path: Path
+) -> None:
+    """Of more than all the buffers on the way hold."""
+    content, came = CONTENT * 10, bytearray()
+    path = f"/v1/checkpoints/{stored(api, tmp_path, content)}/content"
+    with served(api.app) as url, httpx.Client(base_url=url, timeout=30) as http:
+        with http.stream("GET", path) as response:
+            chunks = response.iter_bytes(2**20)
+            came += next(chunks)
+            with seaweed.down(), pytest.raises(httpx.RemoteProtocolError):
+                deque(map(came.extend, chunks), maxlen=0)
+        rest = http.get(path, headers={"Range": f"bytes={len(came)}-", "If-Range": response.headers["ETag"]})
+    assert rest.status_code == 206
+    assert len(came) < len(content)
+    assert bytes(came) + rest.content == content
 
 
 class Recorder:

@@ -128,6 +128,21 @@ def test_curves_that_were_there_before_are_summed_up(empty_database_url: str) ->
     engine.dispose()
 
 
+def test_checkpoints_are_their_jobs_tenants(empty_database_url: str) -> None:
+    engine = connect(empty_database_url)
+    migrate(engine, "0005")
+    with writing(engine).begin() as connection:
+        connection.execute(text(OLD_JOB), {"id": "job", "priority": 0})
+        connection.execute(text(f"INSERT INTO {next(row for row in OF_A_JOB if row.startswith('checkpoints'))}"))
+    migrate(engine, "0008")
+    with writing(engine).begin() as connection:
+        connection.execute(text("UPDATE jobs SET tenant = 'lab'"))
+    migrate(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT tenant FROM checkpoints")).scalar_one() == "lab"
+    engine.dispose()
+
+
 def test_downgrading_leaves_no_table(empty_database_url: str) -> None:
     engine = connect(empty_database_url)
     migrate(engine)

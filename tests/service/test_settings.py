@@ -1,3 +1,4 @@
+import math
 import ssl
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -199,3 +200,53 @@ def test_vitals_have_no_port_unless_one_is_set() -> None:
     assert (found.metrics_port, found.metrics_host) == (None, "127.0.0.1")
     found = settings.load({"METRICS_PORT": "9400", "METRICS_HOST": "0.0.0.0"})
     assert (found.metrics_port, found.metrics_host) == (9400, "0.0.0.0")
+
+
+def test_a_bucket_is_reached_by_the_variables_that_all_tools_read() -> None:
+    found = settings.load(
+        {
+            "ARTIFACTS_URL": "s3://models/acmix",
+            "AWS_ENDPOINT_URL": "https://minio.example.com:9000/",
+            "ARTIFACTS_PUBLIC_ENDPOINT": "https://files.example.com",
+            "AWS_DEFAULT_REGION": "eu-central-1",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "a secret",
+        }
+    )
+    assert found.artifacts_url == "s3://models/acmix"
+    assert (found.s3.endpoint, found.s3.public_endpoint) == (
+        "https://minio.example.com:9000",
+        "https://files.example.com",
+    )
+    assert (found.s3.region, found.s3.access_key_id, found.s3.secret_access_key) == ("eu-central-1", "key", "a secret")
+    assert "a secret" not in repr(found)
+    assert settings.load({}).s3 == settings.S3()
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///prefix", "s3://Models", "s3://models?region=eu", "s3://a:b@models"])
+def test_a_url_of_s3_must_name_a_bucket(url: str) -> None:
+    with pytest.raises(SettingInvalid, match="ARTIFACTS_URL names no bucket; s3://BUCKET or s3://BUCKET/PREFIX would"):
+        settings.load({"ARTIFACTS_URL": url})
+
+
+def test_a_key_without_its_secret_is_refused() -> None:
+    with pytest.raises(SettingInvalid, match="one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is not set"):
+        settings.load({"AWS_ACCESS_KEY_ID": "key"})
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "ARTIFACTS_PUBLIC_ENDPOINT"])
+@pytest.mark.parametrize(
+    "value", ["minio:9000", "ftp://minio", "https://", "https://minio/bucket", "https://a:b@minio"]
+)
+def test_an_endpoint_is_a_url_without_a_path(variable: str, value: str) -> None:
+    with pytest.raises(SettingInvalid, match=f"{variable} will not do; https://HOST"):
+        settings.load({variable: value})
+
+
+def test_connections_and_ages_are_bounded() -> None:
+    assert (settings.load({}).database_pool, settings.load({"DATABASE_POOL": "3"}).database_pool) == (10, 3)
+    assert settings.load({}).keep_events_days == math.inf
+    assert settings.load({"KEEP_EVENTS_DAYS": "30", "KEEP_SERIES_DAYS": "0.5"}).keep_series_days == 0.5
+    for wrong in ({"DATABASE_POOL": "0"}, {"KEEP_EVENTS_DAYS": "-1"}, {"KEEP_SERIES_DAYS": "nan"}):
+        with pytest.raises(SettingInvalid):
+            settings.load(wrong)
