@@ -149,6 +149,25 @@ with TestClient(app, client=("127.0.0.1", 5)) as http:
 """
 
 
+AWAY = """
+from fastapi.testclient import TestClient
+from service.app import app
+with TestClient(app, client=("127.0.0.1", 5)) as http:
+    assert http.get("/readyz").status_code == 503
+"""
+
+
+def test_no_password_of_what_is_away_is_in_the_log(tmp_path: Path) -> None:
+    database, broker = "postgresql://acmix:hunter2@127.0.0.1:1/acmix", "redis://:hunter3@127.0.0.1:1/0"
+    settings = {"DATABASE_URL": database, "BROKER_URL": broker, "ACMIX_DATA": str(tmp_path), "LOG_FORMAT": "json"}
+    command = [sys.executable, "-c", AWAY]
+    found = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=True).stderr
+    messages = [json.loads(line)["message"] for line in found.splitlines()]
+    assert any(message.startswith("not ready: database: ") for message in messages)
+    assert any(message.startswith("not ready: broker: ") for message in messages)
+    assert "hunter" not in found
+
+
 @on_sqlite
 def test_a_request_is_one_line_with_its_route_its_tenant_and_not_its_key(
     database_url: str, broker_url: str, tmp_path: Path
