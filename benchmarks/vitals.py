@@ -117,7 +117,7 @@ def measure_census(queued: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns on import where XDG_RUNTIME_DIR is not set
         from pgserver.postgres_server import get_server
-    server = get_server(Path(tempfile.mkdtemp(prefix="acmix-vitals-")) / "data", cleanup_mode="delete")
+    server = get_server(Path(tempfile.mkdtemp(prefix="acmix-census-")) / "data", cleanup_mode="delete")
     engine = connect(server.get_uri())
     migrate(engine)
     enqueue(engine, queued)
