@@ -49,8 +49,7 @@ def measure_requests(requests: int) -> None:
     from service.app import create_app
     from service.store.census import Census
 
-    given = settings.load({**os.environ, "LOG_FORMAT": "json"})
-    app = create_app(given)
+    app = create_app(settings.load())
     counting = (vitals.count_request, vitals.IN_FLIGHT)
     without: tuple[Any, Any] = (lambda *_: None, _Nothing())
     took: dict[bool, list[float]] = {True: [], False: []}
@@ -66,7 +65,8 @@ def measure_requests(requests: int) -> None:
     scope = {"type": "http", "method": "GET", "path": "/healthz", "route": app.state.routers[0].routes[0]}
     alone = _seconds_of(lambda: vitals.count_request(scope, 200, 0.01), 20_000)
     print(f"  counting one request, alone: {1e6 * alone:.1f} us")
-    logs.begin(given, "api")
+    os.environ["LOG_FORMAT"] = "json"
+    logs.begin("api")
     logging.getLogger().handlers[0].setStream(io.StringIO())  # type: ignore[attr-defined]
     fields = {"method": "GET", "route": "/healthz", "status": 200, "duration_ms": 1.5, "client": "127.0.0.1"}
     line = _seconds_of(lambda: logging.getLogger("a").info("GET /healthz 200", extra={"fields": fields}), 5000)
@@ -117,7 +117,7 @@ def measure_census(queued: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns on import where XDG_RUNTIME_DIR is not set
         from pgserver.postgres_server import get_server
-    server = get_server(Path(tempfile.mkdtemp(prefix="acmix-vitals-")) / "data", cleanup_mode="delete")
+    server = get_server(Path(tempfile.mkdtemp(prefix="acmix-census-")) / "data", cleanup_mode="delete")
     engine = connect(server.get_uri())
     migrate(engine)
     enqueue(engine, queued)

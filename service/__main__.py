@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="that answer behind the port, one after the other")
     parser.add_argument("--grace-seconds", type=int, default=3, help="for requests under way when it is to end")
     given = parser.parse_args()
-    logs.begin(settings.load(), "api")
+    logs.begin("api")
     with _counted_together(given.processes):
         uvicorn.run(
             "service.app:app",

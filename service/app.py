@@ -91,9 +91,8 @@ def __getattr__(name: str) -> Any:
     """`service.app:app`, made when it is asked for: importing this module reads no settings."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    given = settings.load()
-    logs.begin(given, "api")
-    made = globals()["app"] = create_app(given)
+    logs.begin("api")
+    made = globals()["app"] = create_app()
     return made
 
 

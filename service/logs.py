@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from service.settings import Settings
+from service import settings
 
 TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 OF_LIBRARIES = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "celery", "celery.task")
@@ -29,20 +29,21 @@ _state = {"json": False}
 log = logging.getLogger(__name__)
 
 
-def begin(settings: Settings, role: str) -> None:
+def begin(role: str) -> None:
     """From now on all of this process goes to stderr as LOG_FORMAT and LOG_LEVEL say, libraries' loggers too."""
+    form, level = settings.log_form()
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines(role) if settings.log_format == "json" else Readable(TEXT))
+    handler.setFormatter(JsonLines(role) if form == "json" else Readable(TEXT))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.log_level)
+    root.setLevel(level)
     for name in OF_LIBRARIES:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-    _state["json"] = settings.log_format == "json"
+    _state["json"] = form == "json"
     if is_json():
         logging.captureWarnings(True)
         logging.getLogger("uvicorn.access").disabled = True  # the envelope says more

@@ -24,8 +24,6 @@ SECRETS = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
 )
 CONTAINER_SECRETS = Path("/run/secrets")  # mounted for whoever is in the container, whatever its number
-LOG_FORMATS = ("text", "json")
-LOG_LEVELS = ("debug", "info", "warning", "error")
 Number = TypeVar("Number", int, float)
 
 log = logging.getLogger(__name__)
@@ -82,8 +80,6 @@ class Settings:
     metrics_token: str | None = field(repr=False)
     metrics_host: str
     metrics_port: int | None
-    log_format: str
-    log_level: str
 
 
 def api_key(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -94,6 +90,12 @@ def api_key(environ: Mapping[str, str] = os.environ) -> str | None:
 def admin_key(environ: Mapping[str, str] = os.environ) -> str | None:
     """The key that `acmix migrate` makes, so that there is a first one."""
     return _with_secrets(environ).get("ACMIX_ADMIN_KEY") or None
+
+
+def log_form(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
+    """The form of this process's log and its level: read before all else, whose faults are then told so."""
+    form = _one_of(environ, "LOG_FORMAT", ("text", "json"), "text")
+    return form, _one_of(environ, "LOG_LEVEL", ("debug", "info", "warning", "error"), "info").upper()
 
 
 def vitals_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -137,8 +139,6 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         metrics_token=_token(environ, "METRICS_TOKEN"),
         metrics_host=environ.get("METRICS_HOST") or "127.0.0.1",
         metrics_port=_number(environ, "METRICS_PORT", 0, least=0, most=65535) or None,
-        log_format=_one_of(environ, "LOG_FORMAT", LOG_FORMATS, "text"),
-        log_level=_one_of(environ, "LOG_LEVEL", LOG_LEVELS, "info").upper(),
     )
 
 

@@ -3,6 +3,8 @@
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.store.vitals import REGISTRY
+
 
 class Scrape:
     """One answer in Prometheus' text format."""
@@ -21,3 +23,13 @@ class Scrape:
 def of(registry: CollectorRegistry) -> Scrape:
     """What this process would tell now."""
     return Scrape(generate_latest(registry).decode())
+
+
+class Counted:
+    """How much each figure of this process has risen since this was made."""
+
+    def __init__(self) -> None:
+        self._before = of(REGISTRY)
+
+    def __call__(self, name: str, **labels: str) -> float:
+        return of(REGISTRY)(name, **labels) - self._before(name, **labels)

@@ -3,7 +3,6 @@
 import argparse
 
 from service import logs, settings
-from service.settings import Settings
 from service.store.backend import open_backend
 from service.store.vitals import REGISTRY
 from worker import app, gpus, vitals
@@ -15,13 +14,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("role", choices=["train", "housekeeping"])
     role = parser.parse_args().role
-    given = settings.load()
-    logs.begin(given, "worker" if role == "train" else "housekeeper")
-    _train(given) if role == "train" else _housekeeping(given)
+    logs.begin("worker" if role == "train" else "housekeeper")
+    _train() if role == "train" else _housekeeping()
 
 
-def _train(given: Settings) -> None:
-    backend = open_backend(given)
+def _train() -> None:
+    backend = open_backend(settings.load())
     node = Node(backend, card_of_this_machine())
     if found := gpus.of_this_machine():
         REGISTRY.register(found)
@@ -29,8 +27,8 @@ def _train(given: Settings) -> None:
     app.serve(backend.settings, node, queues=["train"], threads=node.slots)
 
 
-def _housekeeping(given: Settings) -> None:
-    backend = open_backend(given)
+def _housekeeping() -> None:
+    backend = open_backend(settings.load())
     vitals.serve(backend.settings)
     app.serve(backend.settings, Housekeeper(backend), queues=["plans", "light"], threads=2)
 

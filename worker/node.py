@@ -122,7 +122,9 @@ class Node:
         if claim is None:
             return False
         devices = [self.card.devices[slot]] if claim.job.resolved_spec["resources"]["gpus"] else []
-        with logs.about(worker=self.id):
+        job = claim.job
+        ids = {"request_id": job.request_id, "tenant": job.tenant, "job": job.id, "attempt": job.attempt}
+        with logs.about(**ids, worker=self.id):
             Supervisor(self.backend, claim, devices, self.threads, self._draining).run()
         return True
 

@@ -92,11 +92,6 @@ class Supervisor:
 
     def run(self) -> None:
         """See the attempt through. Returns when the ledger knows how it ended, or has taken the job away."""
-        job = self.job
-        with logs.about(request_id=job.request_id, tenant=job.tenant, job=job.id, attempt=job.attempt):
-            self._see_through()
-
-    def _see_through(self) -> None:
         log.info("%s attempt %s starts", self.job.id, self.job.attempt)
         try:
             with vitals.attempt(self.job, self._backlog):

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 
 from service.logs import without_secrets
-from service.settings import SettingInvalid, load
+from service.settings import SettingInvalid, log_form
 from service.store.reading import Reader
 from tests.service.deployed import Deployed, deployed, spec
 from tests.service.test_access import bearer, key_for
 
 KEY = "acmix_aB3dE6gH_" + "k" * 43
-BEGIN = (
-    "import logging, sys, threading, warnings\nfrom service import logs, settings\nlogs.begin(settings.load(), 'api')\n"
-)
+BEGIN = """
+import logging, sys, threading, warnings
+from service import logs
+logs.begin("api")
+"""
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
@@ -124,9 +126,9 @@ def test_the_level_and_the_form_are_settings() -> None:
     assert records("logging.info('no')\nlogging.warning('yes')", LOG_LEVEL="warning")[0]["message"] == "yes"
     assert printed("logging.getLogger('a').info('hello')").rstrip().endswith(" INFO a hello")
     with pytest.raises(SettingInvalid, match="LOG_FORMAT='xml' will not do; text or json would"):
-        load({"LOG_FORMAT": "xml"})
+        log_form({"LOG_FORMAT": "xml"})
     with pytest.raises(SettingInvalid, match="LOG_LEVEL='loud' will not do"):
-        load({"LOG_LEVEL": "loud"})
+        log_form({"LOG_LEVEL": "loud"})
 
 
 @on_sqlite
@@ -147,6 +149,35 @@ with TestClient(app, client=("127.0.0.1", 5)) as http:
     headers = {"X-Request-Id": "call-9", "Authorization": sys.argv[1]}
     http.get("/v1/jobs/job_01J9ZK6Q5W8Y3T4V7XB2D0M1NC", headers=headers)
 """
+
+
+def test_a_setting_that_will_not_do_is_told_in_the_form_of_the_log() -> None:
+    command = [sys.executable, "-m", "worker", "train"]
+    environment = {**os.environ, "LOG_FORMAT": "json", "LEASE_SECONDS": "soon"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    [said] = [json.loads(line) for line in done.stderr.splitlines()]
+    assert done.returncode == 1
+    assert (said["role"], said["level"], said["exception"]["type"]) == ("worker", "critical", "SettingInvalid")
+    assert "LEASE_SECONDS='soon' will not do" in said["exception"]["message"]
+
+
+AWAY = """
+from fastapi.testclient import TestClient
+from service.app import app
+with TestClient(app, client=("127.0.0.1", 5)) as http:
+    assert http.get("/readyz").status_code == 503
+"""
+
+
+def test_no_password_of_what_is_away_is_in_the_log(tmp_path: Path) -> None:
+    database, broker = "postgresql://acmix:hunter2@127.0.0.1:1/acmix", "redis://:hunter3@127.0.0.1:1/0"
+    settings = {"DATABASE_URL": database, "BROKER_URL": broker, "ACMIX_DATA": str(tmp_path), "LOG_FORMAT": "json"}
+    command = [sys.executable, "-c", AWAY]
+    found = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=True).stderr
+    messages = [json.loads(line)["message"] for line in found.splitlines()]
+    assert any(message.startswith("not ready: database: ") for message in messages)
+    assert any(message.startswith("not ready: broker: ") for message in messages)
+    assert "hunter" not in found
 
 
 @on_sqlite

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from acmix.errors import Reason
 from service import vitals
@@ -177,11 +178,23 @@ def test_scrapes_that_follow_each_other_count_once(api: Deployed) -> None:
 def test_with_the_database_away_the_process_tells_of_itself(broker_url: str, tmp_path: Path) -> None:
     settings = {"METRICS_TOKEN": TOKEN}
     with deployed("postgresql://user:secret@127.0.0.1:1/none", broker_url, tmp_path, **settings) as api:
+        api.http.get("/healthz")
         found = scrape(api, **bearer(TOKEN))
         assert found("acmix_database_up") == 0
         assert "acmix_jobs" not in found.names
-        assert "acmix_http_request_seconds_bucket" in found.names
+        assert found("acmix_http_request_seconds_count", route="/healthz") >= 1
         assert found("process_resident_memory_bytes") > 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_with_the_database_locked_the_process_tells_of_itself_within_seconds(api: Deployed) -> None:
+    scrape(api)
+    with writing(api.app.state.backend.engine).begin() as connection:
+        connection.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))
+        began = time.monotonic()
+        assert scrape(api)("acmix_database_up") == 0
+        assert time.monotonic() - began < 8, "a scrape may take ten seconds"
+    until(lambda: scrape(api)("acmix_database_up") == 1)
 
 
 def test_a_database_that_hangs_keeps_no_scrape_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from service import settings
 from service.launcher import free_port
 from service.store.backend import Backend
 from service.store.vitals import REGISTRY
-from tests.scrapes import Scrape, of
+from tests.scrapes import Counted, Scrape, of
 from tests.service.work import claim, let_lease_run_out, let_wait, submit, until
 from tests.worker.runs import Attempts
 from worker import vitals
@@ -22,16 +22,6 @@ from worker.housekeeping import Housekeeper
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 StandIn = Callable[[str], None]
-
-
-class Counted:
-    """How much each figure has risen since this was made."""
-
-    def __init__(self) -> None:
-        self._before = of(REGISTRY)
-
-    def __call__(self, name: str, **labels: str) -> float:
-        return of(REGISTRY)(name, **labels) - self._before(name, **labels)
 
 
 @pytest.fixture
