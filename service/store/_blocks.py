@@ -10,20 +10,24 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Subquery, bindparam, case, delete, func, select
 
-from service.store.database import among, conflicting_insert_of
+from service.store.database import among, conflicting_insert_of, in_columns
 from service.store.tables import metric_blocks, metric_points
 
 BLOCK_STEPS = 128
 
 
-class Block(NamedTuple):
-    """So many points: their least and their greatest value, each with the first step that has it."""
+class Blocks(NamedTuple):
+    """Of each so many points their least and their greatest value, each with the first step that has it."""
 
-    points: int
-    least: float
-    least_step: int
-    greatest: float
-    greatest_step: int
+    points: list[int]
+    least: list[float]
+    least_step: list[int]
+    greatest: list[float]
+    greatest_step: list[int]
+
+    def part(self, start: int, stop: int | None) -> "Blocks":
+        """Those from one to another, as of a list."""
+        return Blocks._make(column[start:stop] for column in self)
 
 
 def refresh(connection: Connection, job_id: str, names: Sequence[str], first_step: int, last_step: int) -> None:
@@ -44,17 +48,15 @@ def cut(connection: Connection, job_id: str, last_step: int) -> None:
 
 def of_curves(
     connection: Connection, job_id: str, names: Sequence[str], x_from: int | None, x_to: int | None
-) -> dict[str, list[tuple[int, Block]]]:
-    """Numbers and blocks by name, in order of steps; of all curves if no name is given."""
+) -> dict[str, tuple[list[int], Blocks]]:
+    """By name, the numbers of its blocks and these, in order of steps; of all curves if no name is given."""
     table = metric_blocks.c
-    wanted = select(table.name, table.block, *(table[each] for each in Block._fields)).where(table.job == job_id)
-    wanted = wanted.where(table.name.in_(names)) if names else wanted
-    wanted = wanted if x_from is None else wanted.where(table.block >= block_of(x_from))
-    wanted = wanted if x_to is None else wanted.where(table.block <= block_of(x_to))
-    found: dict[str, list[tuple[int, Block]]] = {}
-    for name, number, *figures in connection.execute(wanted.order_by(table.name, table.block)):
-        found.setdefault(name, []).append((number, Block(*figures)))
-    return found
+    within = [table.job == job_id, *([table.name.in_(names)] if names else [])]
+    within += [] if x_from is None else [table.block >= block_of(x_from)]
+    within += [] if x_to is None else [table.block <= block_of(x_to)]
+    columns = [table.block, *(table[each] for each in Blocks._fields)]
+    found = in_columns(connection, table.name, columns, within)
+    return {name: (numbers, Blocks(*figures)) for name, (numbers, *figures) in found.items()}
 
 
 def block_of(step: int) -> int:
@@ -76,9 +78,9 @@ def _refreshing(dialect: str) -> Any:
         func.max(case((ranked.c.from_greatest == 1, ranked.c.step))),
     ).group_by(*block)
     statement = conflicting_insert_of(dialect, metric_blocks).from_select(
-        ["job", "name", "block", *Block._fields], summed
+        ["job", "name", "block", *Blocks._fields], summed
     )
-    anew = {name: statement.excluded[name] for name in Block._fields}
+    anew = {name: statement.excluded[name] for name in Blocks._fields}
     return statement.on_conflict_do_update(index_elements=["job", "name", "block"], set_=anew)
 
 

@@ -1,13 +1,15 @@
 """Curves and traces, thinned out: a million points never leave the database to draw five hundred."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Subquery, Table, func, or_, select
-from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from service.store import _blocks
-from service.store._blocks import BLOCK_STEPS, Block
+from service.store._blocks import BLOCK_STEPS, Blocks
+from service.store.database import in_columns
 from service.store.rows import LayerTrace, Series
 from service.store.tables import metric_points, trace_steps
 
@@ -27,9 +29,9 @@ def metrics(
     if max_points is None:
         return _curves(connection, within, names)
     blocks = _blocks.of_curves(connection, job_id, names, x_from, x_to)
-    coarse = [name for name, found in blocks.items() if _suffice([block for _, block in found], max_points)]
+    coarse = [name for name, (_, found) in blocks.items() if _suffice(found, max_points)]
     fine = [name for name in blocks if name not in coarse]
-    thinned = [_thinned(name, _pieces(connection, within, name, blocks[name]), max_points) for name in coarse]
+    thinned = [_thinned(name, _pieces(connection, within, name, *blocks[name]), max_points) for name in coarse]
     thinned += [_thinned_whole(curve, max_points) for curve in _curves(connection, within, fine)] if fine else []
     return sorted(thinned, key=lambda series: series.name)
 
@@ -61,75 +63,57 @@ def _within(table: Table, job_id: str, x_from: int | None, x_to: int | None) -> 
 
 
 def _curves(connection: Connection, within: Sequence[ColumnElement[bool]], names: Sequence[str]) -> list[Series]:
-    """Whole curves by name. PostgreSQL gives each as two arrays, ten thousand rows in one."""
+    """Whole curves by name."""
     table = metric_points.c
     of_names = [*within, table.name.in_(names)] if names else within
-    if connection.dialect.name == "postgresql":
-        arrays = [func.array_agg(aggregate_order_by(column, table.step)) for column in (table.step, table.value)]
-        rows = connection.execute(
-            select(table.name, *arrays).where(*of_names).group_by(table.name).order_by(table.name)
-        )
-        return [Series(*row) for row in rows]
-    points = select(table.name, table.step, table.value).where(*of_names)
-    series: dict[str, Series] = {}
-    for name, step, value in connection.execute(points.order_by(table.name, table.step)):
-        curve = series.setdefault(name, Series(name, [], []))
-        curve.step.append(step)
-        curve.value.append(value)
-    return list(series.values())
+    found = in_columns(connection, table.name, [table.step, table.value], of_names)
+    return [Series(name, *columns) for name, columns in found.items()]
 
 
-def _suffice(blocks: Sequence[Block], max_points: int) -> bool:
+def _suffice(blocks: Blocks, max_points: int) -> bool:
     """Whether the blocks between the first and the last are as many as buckets are wanted."""
-    return sum(block.points for block in blocks) > max_points and len(blocks) - 2 >= _buckets(max_points)
+    return sum(blocks.points) > max_points and len(blocks.points) - 2 >= _buckets(max_points)
 
 
 def _pieces(
-    connection: Connection,
-    within: Sequence[ColumnElement[bool]],
-    name: str,
-    blocks: Sequence[tuple[int, Block]],
-) -> list[Block]:
+    connection: Connection, within: Sequence[ColumnElement[bool]], name: str, numbers: Sequence[int], blocks: Blocks
+) -> Blocks:
     """A curve as its points where it begins and ends, and its blocks between."""
     table = metric_points.c
     ends = select(func.min(table.step), func.max(table.step)).where(*within, table.name == name)
     first, last = (_blocks.block_of(step) for step in connection.execute(ends).one())
     outer = or_(*(table.step.between(n * BLOCK_STEPS, (n + 1) * BLOCK_STEPS - 1) for n in (first, last)))
     [curve] = _curves(connection, [*within, outer], [name])
+    begins = bisect_left(curve.step, (first + 1) * BLOCK_STEPS)
+    between = blocks.part(bisect_left(numbers, first + 1), bisect_left(numbers, last))
     points = _points(curve)
-    begins = sum(_blocks.block_of(step) == first for step in curve.step)
-    return [*points[:begins], *(block for number, block in blocks if first < number < last), *points[begins:]]
+    parts: Any = zip(points.part(0, begins), between, points.part(begins, None), strict=True)
+    return Blocks._make([*start, *middle, *end] for start, middle, end in parts)
 
 
-def _points(curve: Series) -> list[Block]:
-    return [Block(1, value, step, value, step) for step, value in zip(curve.step, curve.value, strict=True)]
+def _points(curve: Series) -> Blocks:
+    """Each a block of its own."""
+    return Blocks([1] * len(curve.step), curve.value, curve.step, curve.value, curve.step)
 
 
 def _thinned_whole(curve: Series, max_points: int) -> Series:
     return curve if len(curve.step) <= max_points else _thinned(curve.name, _points(curve), max_points)
 
 
-def _thinned(name: str, pieces: Sequence[Block], max_points: int) -> Series:
+def _thinned(name: str, pieces: Blocks, max_points: int) -> Series:
     """First and last point and, of every bucket of equally many points between, the least and the greatest."""
-    first, *between, last = pieces
-    buckets, count, before = _buckets(max_points), sum(piece.points for piece in between), 0
-    extremes: dict[int, Block] = {}
-    for piece in between:
-        bucket = before * buckets // count
-        extremes[bucket] = _joined(extremes[bucket], piece) if bucket in extremes else piece
-        before += piece.points
-    kept = {first.least_step: first.least, last.least_step: last.least}
-    for each in extremes.values():
-        kept[each.least_step], kept[each.greatest_step] = each.least, each.greatest
+    between, buckets = pieces.part(1, -1), _buckets(max_points)
+    before = [0, *accumulate(between.points)]
+    bounds = [bisect_left(before, -(-bucket * before[-1] // buckets)) for bucket in range(buckets + 1)]
+    kept = {pieces.least_step[end]: pieces.least[end] for end in (0, -1)}
+    for start, stop in pairwise(bounds):
+        if start < stop:
+            low = min(range(start, stop), key=between.least.__getitem__)
+            high = max(range(start, stop), key=between.greatest.__getitem__)
+            kept[between.least_step[low]] = between.least[low]
+            kept[between.greatest_step[high]] = between.greatest[high]
     steps = sorted(kept)
     return Series(name, steps, [kept[step] for step in steps])
-
-
-def _joined(block: Block, later: Block) -> Block:
-    least = block if block.least <= later.least else later
-    greatest = block if block.greatest >= later.greatest else later
-    points = block.points + later.points
-    return Block(points, least.least, least.least_step, greatest.greatest, greatest.greatest_step)
 
 
 def _buckets(max_points: int) -> int:

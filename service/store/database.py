@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache, partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from select import POLLIN, poll
 from typing import TYPE_CHECKING, Any
@@ -246,6 +248,19 @@ def among(dialect: str, column: ColumnElement[str], parameter: str) -> ColumnEle
     if dialect == "postgresql":
         return column == func.any(bindparam(parameter, type_=postgresql.ARRAY(Text)))
     return column.in_(bindparam(parameter, expanding=True))
+
+
+def in_columns(
+    connection: Connection, key: ColumnElement[str], columns: Sequence[ColumnElement[Any]], within: Sequence[Any]
+) -> dict[str, list[list[Any]]]:
+    """Rows as columns, by a key and in its order, sorted by the first. PostgreSQL sends each as one array."""
+    if connection.dialect.name == "postgresql":
+        arrays = [func.array_agg(postgresql.aggregate_order_by(column, columns[0])) for column in columns]
+        grouped = connection.execute(select(key, *arrays).where(*within).group_by(key).order_by(key))
+        return {name: list(found) for name, *found in grouped}
+    rows = connection.execute(select(key, *columns).where(*within).order_by(key, columns[0])).all()
+    by_key = groupby(rows, key=itemgetter(0))
+    return {name: [list(column) for column in list(zip(*some, strict=True))[1:]] for name, some in by_key}
 
 
 def _sqlite(url: URL, settings: Mapping[str, Any]) -> Engine:
