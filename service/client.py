@@ -12,6 +12,8 @@ from typing import Any, BinaryIO, Literal
 
 import httpx
 
+from service._downloads import download
+
 Json = dict[str, Any]
 
 STREAM_SECONDS = 40.0  # without a word, not even a comment, a stream is dead
@@ -149,7 +151,9 @@ class Client:
         described = self.checkpoint(checkpoint_id)
         partial = target.with_name(f".{target.name}.part")
         try:
-            sha256 = self._download(f"/v1/checkpoints/{checkpoint_id}/content", partial)
+            path, seconds = f"/v1/checkpoints/{checkpoint_id}/content", self._timeout_seconds
+            with self._sentences():
+                sha256 = download(self._http, path, partial, _check, timeout_seconds=seconds)
             if sha256 != described["sha256"]:
                 raise ServiceError(f"what came of {checkpoint_id} is not what was stored: its sha256 differs")
             partial.rename(target)
@@ -301,27 +305,6 @@ class Client:
         _check(response)
         return response
 
-    def _download(self, path: str, target: Path) -> str:
-        """Write what is served at a path, by the store if it can be reached from here; its SHA-256."""
-        with self._sentences():
-            with self._http.stream("GET", path, params={"redirect": "true"}) as response:
-                if not response.is_redirect:
-                    return _written(response, target)
-                location = response.headers["Location"]
-            if sha256 := self._download_from_store(location, target):
-                return sha256
-            with self._http.stream("GET", path) as response:
-                return _written(response, target)
-
-    def _download_from_store(self, location: str, target: Path) -> str | None:
-        """None where the store cannot be reached from here, or does not answer with the file."""
-        try:
-            # a client of its own: our key is none of the store's business
-            with httpx.stream("GET", location, timeout=self._timeout_seconds) as response:
-                return _written(response, target) if response.is_success else None
-        except httpx.TransportError:
-            return None
-
     def _predicted(self, checkpoint_id: str, image: Path, min_score: float, media_type: str) -> httpx.Response:
         """The answer, waited for again where it is not there yet."""
         give_up_at, content = time.monotonic() + GONE_SECONDS, image.read_bytes()
@@ -411,19 +394,6 @@ class Part:
         for at in range(self.start, end, BLOCK_BYTES):
             yield self.content.read(min(BLOCK_BYTES, end - at))
             on_progress(min(at + BLOCK_BYTES, end))
-
-
-def _written(response: httpx.Response, target: Path) -> str:
-    """Write the body of an answer; its SHA-256."""
-    if not response.is_success:
-        response.read()
-    _check(response)
-    digest = hashlib.sha256()
-    with target.open("wb") as file:
-        for chunk in response.iter_bytes(BLOCK_BYTES):
-            file.write(chunk)
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _is_passing(error: ServiceError) -> bool:

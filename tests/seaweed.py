@@ -2,15 +2,15 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from service import settings
-from service.launcher import free_port
 from service.settings import S3
 from service.store.artifacts import Artifacts
 from service.store.errors import ArtifactsAway
@@ -70,7 +70,7 @@ class SeaweedFS:
         self.folder.mkdir(exist_ok=True)
         names = [f"{server}.port{kind}" for server in SERVERS for kind in ("", ".grpc")]
         names += ["s3.port.https"] if self.certificates else []
-        self.ports = self.ports or {name: free_port() for name in names}
+        self.ports = self.ports or _free_ports(names)
         identities = self.folder / "identities.json"
         identities.write_text(json.dumps(IDENTITIES))
         options = [f"dir={self.folder}", "ip=127.0.0.1", "ip.bind=127.0.0.1", f"s3.config={identities}", *OFF]
@@ -123,3 +123,10 @@ class SeaweedFS:
         except ArtifactsAway:
             return False
         return True
+
+
+def _free_ports(names: Sequence[str]) -> dict[str, int]:
+    """One each; all are held until the last is found, so that none comes twice."""
+    with ExitStack() as held:
+        listeners = {name: held.enter_context(socket.create_server(("127.0.0.1", 0))) for name in names}
+        return {name: listener.getsockname()[1] for name, listener in listeners.items()}

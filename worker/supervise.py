@@ -310,6 +310,8 @@ class Supervisor:
     def _remove(self, keys: Sequence[str]) -> None:
         """Remove files of checkpoints that are not listed; what cannot go now goes with the next, or with the job."""
         self._unlisted += keys
+        if not self._unlisted:
+            return
         try:
             with self._lease_kept():
                 while self._unlisted:
@@ -392,12 +394,17 @@ class Supervisor:
 
     def _tell_refusal(self, error: Exception) -> None:
         """Tell once, in the job's own events, what waiting alone does not mend."""
-        if isinstance(error, ArtifactsRefused) and not self._refusal_told:
-            told = events.warning("artifacts_refused", f"{error}; it is tried again until then")
-            with suppress(*AWAY):
-                self.ledger.record(self.job.id, self.job.attempt, [told], after=self._last_event or None)
-                self._last_event += bool(self._last_event)
-                self._refusal_told = True
+        if not isinstance(error, ArtifactsRefused) or self._refusal_told:
+            return
+        told = events.warning("artifacts_refused", f"{error}; it is tried again until then")
+        with suppress(*AWAY):
+            if not self._last_event:
+                self.ledger.record(self.job.id, self.job.attempt, [told])
+            elif self.reader.job(self.job.id).last_event == self._last_event:
+                self._write([told])
+            else:
+                return  # a write whose word got lost is to be tried again first, or this would be taken for it
+            self._refusal_told = True
 
     def _keep_lease(self) -> None:
         """Renew it while waiting, LeaseLost if another has the job by now.
