@@ -49,18 +49,9 @@ def serve(settings: Settings, service: Service, *, queues: Sequence[str], thread
     signals.celeryd_after_setup.connect(on_setup)  # worker_ready would wait for the broker
     signals.worker_shutting_down.connect(on_shutting_down)
     try:
-        command = [
-            *_quietly(),
-            "worker",
-            "--queues",
-            ",".join(queues),
-            "--pool",
-            "threads",
-            "--concurrency",
-            str(threads),
-        ]
-        command += ["--hostname", f"{queues[0]}-{os.getpid()}@%h"]
-        app.worker_main([*command, "--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"])
+        command = ["worker", "--queues", ",".join(queues), "--pool", "threads", "--concurrency", str(threads)]
+        command += ["--hostname", f"{queues[0]}-{os.getpid()}@%h", "--loglevel", "INFO"]
+        app.worker_main([*_quietly(), *command, "--without-gossip", "--without-mingle", "--without-heartbeat"])
     finally:
         service.drain()
         service.stop()

@@ -1,6 +1,7 @@
 """The vitals of worker and housekeeper, told on a port of their own."""
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -158,8 +159,16 @@ def _count_training(kind: str, data: Mapping[str, Any], labels: tuple[str, str],
 
 def _watch_disk(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    DISK_FREE.set_function(lambda: shutil.disk_usage(folder).free)
-    DISK_SIZE.set_function(lambda: shutil.disk_usage(folder).total)
+    DISK_FREE.set_function(lambda: _disk(folder, "free"))
+    DISK_SIZE.set_function(lambda: _disk(folder, "total"))
+
+
+def _disk(folder: Path, what: str) -> float:
+    """Not a number where the disk does not answer: the other figures are told all the same."""
+    try:
+        return float(getattr(shutil.disk_usage(folder), what))
+    except OSError:
+        return math.nan
 
 
 _backlogs: list[Callable[[], int]] = []

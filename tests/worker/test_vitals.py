@@ -1,5 +1,6 @@
 """What worker and housekeeper count of what they do."""
 
+import math
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -139,6 +140,10 @@ def test_vitals_are_told_on_a_port_of_their_own(tmp_path: Path) -> None:
     vitals.serve(given)
     found = Scrape(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
     assert 0 < found("acmix_disk_free_bytes") < found("acmix_disk_size_bytes")
+    assert found("process_cpu_seconds_total") > 0
+    (tmp_path / "data").rmdir()
+    found = Scrape(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+    assert math.isnan(found("acmix_disk_free_bytes")), "and the others are told"
     assert found("process_cpu_seconds_total") > 0
     assert not any(name.endswith("_created") for name in found.names)
 
