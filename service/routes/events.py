@@ -53,7 +53,9 @@ def events(
     store.reader.job(job_id)
     if accepts(request, STREAM):
         after = query.after if last_event_id is None else last_event_id
-        return StreamingResponse(_counted(_stream(request, job_id, after, query.types)), media_type=STREAM)
+        return StreamingResponse(
+            _counted(_stream(request, store.reader, job_id, after, query.types)), media_type=STREAM
+        )
     found = store.reader.events(job_id, after=query.after, types=query.types, limit=query.limit + 1)
     shown, has_more = found[: query.limit], len(found) > query.limit
     return Listing[EventAnswer](
@@ -87,10 +89,9 @@ async def _counted(stream: AsyncIterator[str]) -> AsyncIterator[str]:
             yield message
 
 
-async def _stream(request: Request, job_id: str, after: int, types: list[str]) -> AsyncIterator[str]:
+async def _stream(request: Request, reader: Reader, job_id: str, after: int, types: list[str]) -> AsyncIterator[str]:
     """Events as they are written, until all of an ended job's are told. An absent database is waited for."""
     tails: Tails = request.app.state.tails
-    reader: Reader = request.app.state.backend.reader
     yield ": here\n\n"
     told_at = looked_at = time.monotonic()
     async with tails.of(job_id) as tail:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, update
 
 from acmix.events import Event
 from service.store import _blocks
-from service.store.database import insert_or_replace
+from service.store.database import insert_or_replace, insert_or_replace_many
 from service.store.rows import Job
 from service.store.tables import attempts, evaluations, metric_points, trace_steps
 
@@ -42,7 +42,7 @@ def best_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 def _write_points(connection: Connection, job: Job, points: Sequence[Mapping[str, Any]]) -> None:
     if not points:
         return
-    insert_or_replace(connection, metric_points, points)
+    insert_or_replace_many(connection, metric_points, points)
     steps = [point["step"] for point in points]
     _blocks.refresh(connection, job.id, sorted({point["name"] for point in points}), min(steps), max(steps))
 

@@ -202,6 +202,24 @@ def insert_or_replace(connection: Connection, table: Table, rows: Sequence[Mappi
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), list(rows))
 
 
+def insert_or_replace_many(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The same of many rows of plain numbers and texts, which PostgreSQL takes as one array a column."""
+    if connection.dialect.name != "postgresql" or not rows:
+        insert_or_replace(connection, table, rows)
+        return
+    connection.execute(_replacing(table), {column.name: [row[column.name] for row in rows] for column in table.c})
+
+
+@cache
+def _replacing(table: Table) -> Any:
+    arrays = [bindparam(column.name, type_=postgresql.ARRAY(column.type)) for column in table.c]
+    rows = func.unnest(*arrays).table_valued(*(column.name for column in table.c)).render_derived()
+    statement = postgresql.insert(table).from_select([*table.c.keys()], select(rows))
+    keys = [column.name for column in table.primary_key]
+    others = {column.name: statement.excluded[column.name] for column in table.c if column.name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=others)
+
+
 def insert_unless_there(connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
     """Insert a row; False where one of the same primary key is there, which stays as it is."""
     statement = conflicting_insert(connection, table).values(**row)
