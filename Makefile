@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-long test-release chaos lint types contracts audit benchmarks clean
+.PHONY: demo test test-long test-release compose-test chaos lint types contracts audit benchmarks clean
 
 demo: $(READY)
 	$(BIN)/acmix demo
@@ -16,6 +16,10 @@ test-long: $(READY)
 
 test-release: $(READY)
 	$(BIN)/pytest -n 2 -m release
+
+# docker-compose.yml in real containers, on podman where there is no Docker engine; builds both images
+compose-test: $(READY)
+	tests/compose/engine.sh /tmp/acmix-compose-test $(abspath $(BIN))/pytest -m release -s tests/compose
 
 # the promises of docs/reliability.md, with their figures; most of an hour
 chaos: $(READY)
@@ -44,5 +48,5 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[train,dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[train,local,dev]'
 	touch $(READY)

@@ -159,6 +159,9 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
     """Exit status 0: succeeded, or stopped when asked; 1: failed, as the last event says."""
     faulthandler.enable()  # where it stood goes to the log, should it crash
     faulthandler.register(signal.SIGUSR1)  # or hang: whoever ends it asks first
+    if "ACMIX_JOB" in os.environ:
+        names = ("ACMIX_ATTEMPT", "ACMIX_JOB", "ACMIX_REQUEST_ID")
+        log.info("attempt %s of %s, posted by request %s", *(os.environ.get(name, "unknown") for name in names))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -1,61 +1,81 @@
 """What a claim costs with a long queue, on PostgreSQL.
 
-    python -m benchmarks.claims [--queued 10000] [--claims 200]
+    python -m benchmarks.claims [--queued 1000 10000 100000] [--claims 200]
 
 A server of its own from the pgserver wheel, with its usual durability; jobs of all priorities are queued, and
-claimed one after the other as workers do. Printed: the median and the 95th percentile of a claim, at a tenth of the
-queue first.
+claimed one after the other as workers do. Printed: the median and the 95th percentile of a claim, with queues of
+rising length; then with a limit for every tenant, one of which has nothing left; last with as many jobs again that
+want a GPU in front of all, claimed by a worker that has none.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Engine, insert
 
 from acmix import spec
+from benchmarks.stack import analyse, postgresql
 from service.store.database import clock, connect, migrate, writing
 from service.store.ids import new_id
 from service.store.ledger import Ledger
 from service.store.states import turn_at
 from service.store.tables import jobs
+from service.store.tenants import Tenants
 
 BATCH = 1000
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 SPEC = spec.parse({"backbone": {"name": "resnet26"}, "swaps": [{"layers": "*"}], "dataset": {"name": "digits"}}).dump()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--queued", type=int, default=10_000)
+    parser.add_argument("--queued", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--claims", type=int, default=200)
     given = parser.parse_args()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns on import where XDG_RUNTIME_DIR is not set
-        from pgserver.postgres_server import get_server
-    server = get_server(Path(tempfile.mkdtemp(prefix="acmix-claims-")) / "data", cleanup_mode="delete")
-    engine = connect(server.get_uri())
-    migrate(engine)
+    with tempfile.TemporaryDirectory(prefix="acmix-claims-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        with postgresql(Path(folder)) as server:
+            engine = connect(server.get_uri())
+            migrate(engine)
+            measure(engine, given.queued, given.claims)
+            engine.dispose()
+
+
+def measure(engine: Engine, lengths: list[int], claims: int) -> None:
     there = 0
-    for queued in (given.queued // 10, given.queued):
+    for queued in sorted(lengths):
         enqueue(engine, queued - there)
-        server.psql("ANALYZE jobs;")  # as the server does by itself within a minute
-        took = [seconds_of_a_claim(Ledger(engine)) for _ in range(given.claims)]
-        there = queued - given.claims
-        late = sorted(took)[round(0.95 * (len(took) - 1))]
-        print(f"{queued} queued: a claim takes {1e3 * statistics.median(took):.1f} ms, p95 {1e3 * late:.1f} ms")
-    engine.dispose()
-    server.cleanup()
+        tell(engine, f"{queued:7} queued", claims)
+        there = queued - claims
+    for tenant in ("default", "another"):
+        Tenants(engine).limit(tenant, {"most_running": 10**6, "most_gpu_hours": 10**6})
+    enqueue(engine, there // 2, tenant="exhausted", turn_at=LONG_AGO)
+    Tenants(engine).limit("exhausted", {"most_running": 0})
+    tell(engine, f"{there:7} queued, tenants limited, {there // 2} of one that may run none in front", claims)
+    enqueue(engine, there, gpus=1, turn_at=LONG_AGO)
+    tell(engine, f"{there:7} queued, {there} that do not fit in front of these", claims)
 
 
-def enqueue(engine: Engine, count: int) -> None:
-    """Rows as submit makes them, many at a time."""
+def tell(engine: Engine, what: str, claims: int) -> None:
+    analyse(engine)
+    ledger = Ledger(engine)
+    seconds_of_a_claim(ledger)  # the first connects
+    took = sorted(seconds_of_a_claim(ledger) for _ in range(claims))
+    late = took[round(0.95 * (len(took) - 1))]
+    print(f"{what}: a claim takes {1e3 * statistics.median(took):.1f} ms, p95 {1e3 * late:.1f} ms", flush=True)
+
+
+def enqueue(engine: Engine, count: int, **more: object) -> None:
+    """Rows as submit makes them, but for what `more` says, many at a time."""
     with writing(engine).begin() as connection:
         now = clock(connection)
         for start in range(0, count, BATCH):
-            connection.execute(insert(jobs), [row(now, number) for number in range(start, min(start + BATCH, count))])
+            numbers = range(start, min(start + BATCH, count))
+            connection.execute(insert(jobs), [{**row(now, number), **more} for number in numbers])
 
 
 def row(now: object, number: int) -> dict[str, object]:
@@ -70,6 +90,7 @@ def row(now: object, number: int) -> dict[str, object]:
         "resolved_spec": SPEC,
         "metadata": {},
         "priority": priority,
+        "gpus": None,
         "attempt": 0,
         "failures": 0,
         "losses": 0,

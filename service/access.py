@@ -1,5 +1,6 @@
 """Who calls, and whether they may: asked of every request before anything else of it is read."""
 
+import hmac
 import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -7,6 +8,7 @@ from urllib.parse import urlsplit
 from fastapi import Request
 
 from acmix.errors import Problem
+from service import logs
 from service.errors import RequestRefused
 from service.store.backend import Backend
 from service.store.errors import KeyRefused
@@ -14,6 +16,7 @@ from service.store.rows import SCOPES, Scope
 from service.store.scope import DEFAULT
 
 OPEN = frozenset({"/healthz", "/readyz"})
+VITALS = "/metrics"
 READS = frozenset({"GET", "HEAD"})
 AREAS = {
     "catalog": "jobs",
@@ -50,7 +53,7 @@ def admit(request: Request) -> None:
             the request may come from elsewhere; 429, too many requests of this tenant within a minute.
     """
     path = request.scope["route"].path
-    if path in OPEN:
+    if path in OPEN or (path == VITALS and _is_scraper(request)):
         return
     access = _access(request)
     needed = scope_of(request.method, path)
@@ -60,6 +63,16 @@ def admit(request: Request) -> None:
         raise RequestRefused(403, "scope_missing", sentence, headers={"WWW-Authenticate": challenge})
     _check_rate(request, access)
     request.state.access = access
+    logs.add(tenant=access.tenant)
+
+
+def is_welcome(request: Request) -> bool:
+    """Whether a request that was let pass would be again: its key may have been revoked, or have expired."""
+    let_pass: Access = request.state.access
+    try:
+        return _access(request) == let_pass
+    except RequestRefused:
+        return False
 
 
 def scope_of(method: str, path: str) -> Scope:
@@ -70,6 +83,14 @@ def scope_of(method: str, path: str) -> Scope:
     reads = method in READS or path in CHANGES_NOTHING
     scope: Scope = f"{area}:{'read' if reads else 'write'}"  # type: ignore[assignment]  # a Scope by the table above
     return scope
+
+
+def _is_scraper(request: Request) -> bool:
+    """Whether it shows METRICS_TOKEN. The database is not asked: the vitals are needed most while that is away."""
+    token = request.app.state.backend.settings.metrics_token
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    is_right = hmac.compare_digest(text.strip().encode(), (token or "").encode())
+    return token is not None and scheme.lower() == "bearer" and is_right
 
 
 def _access(request: Request) -> Access:

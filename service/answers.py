@@ -1,7 +1,7 @@
 """What the API answers: the shapes of its JSON, and how they are made from what is stored."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -94,6 +94,10 @@ class JobAnswer(Answer):
     devices: list[Any] | None
     versions: dict[str, Any] | None
     metadata: dict[str, str]
+    events_pruned_at: datetime | None = Field(
+        description="when its progress, metrics and trace events and its log were removed for their age"
+    )
+    series_pruned_at: datetime | None = Field(description="when its curves and traces were removed for their age")
     urls: JobUrls
 
 
@@ -302,18 +306,6 @@ class Health(Answer):
     status: Literal["ok", "ready"]
 
 
-def job_answer(job: rows.Job, position: int | None) -> JobAnswer:
-    """A stored job as the API tells it; `position` is its place in the queue."""
-    own = {name: getattr(job, name) for name in JobAnswer.model_fields if hasattr(job, name)}
-    more = {
-        "queue": QueuePlace(position=position),
-        "progress": _progress(job),
-        "estimated_end_at": _estimated_end_at(job),
-        "urls": _urls(job.id),
-    }
-    return JobAnswer.model_validate({**own, **more})
-
-
 def listing(page: Page[Row], answer: Callable[[Row], T]) -> Listing[T]:
     """A page of rows, each made an answer."""
     return Listing(data=[answer(row) for row in page.data], has_more=page.has_more, next=page.next)
@@ -340,27 +332,3 @@ def _evaluation(data: dict[str, Any], kept: Mapping[int, str]) -> Evaluation:
     tested = data.get("checkpoint") or data
     checkpoint = tested if isinstance(tested, str) else kept.get(tested["step"])  # by its id where it is another job's
     return Evaluation.model_validate({**data, "checkpoint": checkpoint})
-
-
-def _urls(job_id: str) -> JobUrls:
-    own = f"/v1/jobs/{job_id}"
-    parts = ("results", "metrics", "traces", "events", "checkpoints")
-    return JobUrls.model_validate({"self": own, **{part: f"{own}/{part}" for part in parts}})
-
-
-def _progress(job: rows.Job) -> Progress | None:
-    if job.progress is None:
-        return None
-    step, steps = job.progress.get("step"), job.progress.get("steps")
-    fraction = min(1.0, step / steps) if step is not None and steps else None
-    return Progress.model_validate({"fraction": fraction, **job.progress, "updated_at": job.progress_at})
-
-
-def _estimated_end_at(job: rows.Job) -> datetime | None:
-    """By the speed of the last progress; evaluations are not counted in."""
-    progress, training = job.progress or {}, job.resolved_spec.get("training", {})
-    speed, steps = progress.get("samples_per_second"), progress.get("steps")
-    if job.status != "running" or job.progress_at is None or not speed or not steps:
-        return None
-    samples_per_step = training.get("batch_size", 1) * training.get("accumulate_batches", 1)
-    return job.progress_at + timedelta(seconds=(steps - progress.get("step", 0)) * samples_per_step / speed)

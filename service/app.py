@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -12,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import access, errors, openapi, query, settings
+from service import access, errors, logs, openapi, query, settings, vitals
 from service.rates import Rates
 from service.routes import (
     actions,
@@ -31,10 +33,13 @@ from service.routes import (
     weights,
     workers,
 )
+from service.routes import vitals as vitals_route
 from service.settings import Settings
+from service.store import census
 from service.store.backend import Backend, open_backend
 from service.store.database import migrate
 from service.store.ids import new_id
+from service.tails import Tails
 
 MIGRATION_RETRY_SECONDS = 2.0
 SECURITY_HEADERS = {
@@ -46,6 +51,7 @@ SECURITY_HEADERS = {
 }
 
 log = logging.getLogger(__name__)
+access_log = logging.getLogger("service.requests")
 
 
 def create_app(given: Settings | None = None) -> FastAPI:
@@ -65,9 +71,11 @@ def create_app(given: Settings | None = None) -> FastAPI:
     )
     app.state.backend = open_backend(given or settings.load())
     app.state.rates = Rates()
+    app.state.counted = vitals.Counted(partial(census.take, app.state.backend.engine))
+    app.state.tails = Tails(app.state.backend.reader)
     of_jobs = (plans, jobs, actions, results, series, events, checkpoints, predictions)
     others = (weights, datasets, webhooks, workers, usage)
-    app.state.routers = [part.router for part in (health, catalog, *of_jobs, *others)]
+    app.state.routers = [part.router for part in (health, vitals_route, catalog, *of_jobs, *others)]
     for router in app.state.routers:
         # whoever asks whether the process is up may do so in any way
         strict = [] if router is health.router else [Depends(query.refuse_where_none_is_taken)]
@@ -83,6 +91,7 @@ def __getattr__(name: str) -> Any:
     """`service.app:app`, made when it is asked for: importing this module reads no settings."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    logs.begin("api")
     made = globals()["app"] = create_app()
     return made
 
@@ -115,7 +124,7 @@ async def _migrated(opened: Backend) -> bool:
 
 
 class Envelope:
-    """Around every request: its id, the headers of every answer, and a problem for what nobody expected."""
+    """Around every request: its id, the headers of every answer, its vitals, and a problem for what nobody expected."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -126,22 +135,43 @@ class Envelope:
             return
         request = Request(scope, receive)
         request.state.request_id = _request_id(request)
-        started = False
+        began, started, status = time.perf_counter(), False, 0
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
+            nonlocal started, status
             if message["type"] == "http.response.start":
-                started = True
+                started, status = True, message["status"]
+                vitals.count_request(scope, status, time.perf_counter() - began)
                 MutableHeaders(scope=message).update({**SECURITY_HEADERS, "X-Request-Id": request.state.request_id})
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_headers)
-        except Exception as error:
-            answer = errors.unexpected(request, error)
-            if started:
-                raise
-            await answer(scope, receive, send_with_headers)
+        vitals.IN_FLIGHT.inc()
+        with logs.about(request_id=request.state.request_id):
+            try:
+                await self._app(scope, receive, send_with_headers)
+            except Exception as error:
+                answer = errors.unexpected(request, error)
+                if started:
+                    raise
+                await answer(scope, receive, send_with_headers)
+            finally:
+                vitals.IN_FLIGHT.dec()
+                if logs.is_json():
+                    _log_access(request, status, time.perf_counter() - began)
+
+
+def _log_access(request: Request, status: int, seconds: float) -> None:
+    """One line a request, when its answer has been sent to its end; status 0 where there was none."""
+    fields = {
+        "method": request.method[:20],
+        "route": vitals.route_of(request.scope),
+        "status": status,
+        "duration_ms": round(1000 * seconds, 1),
+        "client": request.client.host if request.client else None,
+    }
+    job_id = request.scope.get("path_params", {}).get("job_id")
+    logs.add(job=job_id[:40] if job_id else None)
+    access_log.info("%s %s %s", fields["method"], fields["route"], status, extra={"fields": fields})
 
 
 def _request_id(request: Request) -> str:

@@ -31,6 +31,7 @@ from acmix.formats import FORMATS
 from service import plan_table, settings
 from service.cli_backup import backup, restore_
 from service.cli_keys import key_verbs, tenant_verbs
+from service.cli_migrate import migrate
 from service.client import Client, RequestRefused, ServiceError
 from service.launcher import Launcher, LaunchFailed, free_port, stop_on_signals
 from service.settings import SettingInvalid
@@ -184,6 +185,19 @@ def predict(
 
 
 @main.command()
+def download(
+    checkpoint: Annotated[str, typer.Argument(help="the id of a checkpoint, ckpt_...")],
+    target: Annotated[Path | None, typer.Argument(dir_okay=False, help="the file to write")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Write a checkpoint's weights to a safetensors file, CHECKPOINT.safetensors if none is named."""
+    with _sentences():
+        file = target or Path(f"{checkpoint}.safetensors")
+        found = _client(url).download_checkpoint(checkpoint, file)
+        print(file, found["size_bytes"], found["sha256"], sep="\t")
+
+
+@main.command()
 def convert(
     source: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="what the authors' scripts saved")],
     target: Annotated[Path, typer.Argument(dir_okay=False, help="the safetensors file to write")],
@@ -227,6 +241,7 @@ def delete(weights: str, url: Url = DEFAULT_URL) -> None:
 
 main.command()(backup)
 main.command(name="restore")(restore_)
+main.command()(migrate)
 main.add_typer(key_verbs, name="keys")
 main.add_typer(tenant_verbs, name="tenants")
 datasets_verbs = typer.Typer(no_args_is_help=True, help="Your own data.")

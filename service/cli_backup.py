@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from obstore.exceptions import BaseError
 from sqlalchemy.exc import DBAPIError
 
 from service import settings
 from service.store.backend import Backend, open_backend
 from service.store.backup import Backup, back_up, restore
-from service.store.errors import ArtifactsFull, BackupRefused
+from service.store.errors import ArtifactsAway, ArtifactsFull, BackupRefused
 
 Folder = Annotated[Path, typer.Argument(help="where the back-up lies")]
 Data = Annotated[Path, typer.Option(help="the folder that `acmix up` has; not read where the URLs are set")]
@@ -54,7 +53,7 @@ def _worked(data: Path, work: Callable[[Backend], Backup]) -> Backup:
         sentence = f"the database cannot be worked with: {error.orig}"
     except (BackupRefused, ArtifactsFull, settings.SettingInvalid) as error:
         sentence = str(error)
-    except (OSError, BaseError) as error:
+    except (OSError, ArtifactsAway) as error:
         sentence = f"the files cannot be worked with: {error}"
     finally:
         if backend:

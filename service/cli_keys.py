@@ -27,6 +27,28 @@ tenant_verbs = typer.Typer(no_args_is_help=True, help="Limits of those who share
 Data = Annotated[Path, typer.Option(help="the folder that `acmix up` has; not read where DATABASE_URL is set")]
 
 
+@contextmanager
+def tenants_of(data: Path) -> Iterator[Tenants]:
+    """Of the deployment that the environment names, or the folder; what can be mended is told in a sentence."""
+    engine = None
+    try:
+        engine = connect(settings.load_for(data).database_url)
+        migrate(engine)
+        yield Tenants(engine)
+    except DBAPIError as error:
+        fail(f"the database cannot be worked with: {error.orig}")
+    except (KeyNotFound, settings.SettingInvalid) as error:
+        fail(str(error))
+    finally:
+        if engine is not None:
+            engine.dispose()
+
+
+def fail(sentence: str) -> NoReturn:
+    print(f"acmix: {sentence}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
 def _tenant_name(text: str) -> str:
     if not NAME.fullmatch(text):
         raise typer.BadParameter(
@@ -83,7 +105,7 @@ def create(
     Without --scope it may read and write jobs and data of its tenant; admin stands for all scopes.
     """
     scopes: list[Scope] = scope or USUAL_SCOPES  # type: ignore[assignment]  # what _scope lets through
-    with _tenants(data) as tenants:
+    with tenants_of(data) as tenants:
         first = not tenants.are_keys_in_use()
         lasts = timedelta(days=days) if days else None
         key, text = tenants.create_key(tenant, name=name[:200], scopes=scopes, lasts=lasts)
@@ -96,7 +118,7 @@ def create(
 @key_verbs.command(name="list")
 def list_keys(data: Data = Path("data")) -> None:
     """All keys, a line each: id, tenant, how it begins, how it stands, scopes, last use, name."""
-    with _tenants(data) as tenants:
+    with tenants_of(data) as tenants:
         for key in tenants.all_keys():
             used = f"used {key.used_at:%Y-%m-%d %H:%M}" if key.used_at else "never used"
             scopes = ",".join(key.scopes)
@@ -106,7 +128,7 @@ def list_keys(data: Data = Path("data")) -> None:
 @key_verbs.command()
 def revoke(key: Annotated[str, typer.Argument(help="its id, key_...")], data: Data = Path("data")) -> None:
     """Refuse a key from now on."""
-    with _tenants(data) as tenants:
+    with tenants_of(data) as tenants:
         print(_stand(tenants.revoke_key(key)))
 
 
@@ -133,7 +155,7 @@ def limit(
         "most_requests": requests,
     }
     limits = {name: None if most == math.inf else most for name, most in given.items() if most is not None}
-    with _tenants(data) as tenants:
+    with tenants_of(data) as tenants:
         tenants.limit(tenant, limits)
         _print_tenant(tenants, tenant)
 
@@ -141,7 +163,7 @@ def limit(
 @tenant_verbs.command(name="list")
 def list_tenants(data: Data = Path("data")) -> None:
     """What each tenant uses, of how much it may."""
-    with _tenants(data) as tenants:
+    with tenants_of(data) as tenants:
         for tenant in tenants.all_tenants():
             _print_tenant(tenants, tenant.name)
 
@@ -165,25 +187,3 @@ def _stand(key: Key) -> str:
     if key.expires_at is None:
         return "good"
     return f"{'expired' if key.expires_at <= datetime.now(UTC) else 'good until'} {key.expires_at:%Y-%m-%d %H:%M}"
-
-
-@contextmanager
-def _tenants(data: Path) -> Iterator[Tenants]:
-    """Of the deployment that the environment names, or the folder; what can be mended is told in a sentence."""
-    engine = None
-    try:
-        engine = connect(settings.load_for(data).database_url)
-        migrate(engine)
-        yield Tenants(engine)
-    except DBAPIError as error:
-        _fail(f"the database cannot be worked with: {error.orig}")
-    except (KeyNotFound, settings.SettingInvalid) as error:
-        _fail(str(error))
-    finally:
-        if engine is not None:
-            engine.dispose()
-
-
-def _fail(sentence: str) -> NoReturn:
-    print(f"acmix: {sentence}", file=sys.stderr)
-    raise typer.Exit(1)

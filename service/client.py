@@ -12,6 +12,8 @@ from typing import Any, BinaryIO, Literal
 
 import httpx
 
+from service._downloads import download
+
 Json = dict[str, Any]
 
 STREAM_SECONDS = 40.0  # without a word, not even a comment, a stream is dead
@@ -137,6 +139,27 @@ class Client:
 
     def checkpoint_content(self, checkpoint_id: str) -> bytes:
         return self._answer("GET", f"/v1/checkpoints/{checkpoint_id}/content").content
+
+    def checkpoint(self, checkpoint_id: str) -> Json:
+        return self._json("GET", f"/v1/checkpoints/{checkpoint_id}")
+
+    def download_checkpoint(self, checkpoint_id: str, target: Path) -> Json:
+        """Write a checkpoint's file, which comes from the store itself where that can be had; returns what it is.
+
+        Nothing is left at `target` of a file that is cut off or not as it was stored.
+        """
+        described = self.checkpoint(checkpoint_id)
+        partial = target.with_name(f".{target.name}.part")
+        try:
+            path, seconds = f"/v1/checkpoints/{checkpoint_id}/content", self._timeout_seconds
+            with self._sentences():
+                sha256 = download(self._http, path, partial, _check, timeout_seconds=seconds)
+            if sha256 != described["sha256"]:
+                raise ServiceError(f"what came of {checkpoint_id} is not what was stored: its sha256 differs")
+            partial.rename(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return described
 
     def predict(self, checkpoint_id: str, image: Path, *, min_score: float = 0.5) -> Json:
         """What a checkpoint names in an image file."""

@@ -1,4 +1,7 @@
-"""What a route may ask for: its caller, the store as that one's tenant sees it, and ids from the path."""
+"""What a route may ask for: its caller, the store as that one's tenant sees it, and ids from the path.
+
+None of it waits for anything; functions that are not async would each be sent to a thread and waited for.
+"""
 
 import re
 from typing import Annotated, Any
@@ -18,17 +21,17 @@ from service.store.errors import (
 )
 
 
-def _access(request: Request) -> Access:
+async def _access(request: Request) -> Access:
     access: Access = request.state.access
     return access
 
 
-def _store(request: Request) -> Backend:
+async def _store(request: Request) -> Backend:
     """Of the caller's tenant; no route has another."""
-    return _whole(request).of(_access(request).tenant)
+    return (await _whole(request)).of((await _access(request)).tenant)
 
 
-def _whole(request: Request) -> Backend:
+async def _whole(request: Request) -> Backend:
     backend: Backend = request.app.state.backend
     return backend
 
@@ -39,38 +42,38 @@ def _id(prefix: str) -> Any:
     return Path(examples=[f"{prefix}_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"], json_schema_extra=documented)
 
 
-def _job_id(job_id: Annotated[str, _id("job")]) -> str:
+async def _job_id(job_id: Annotated[str, _id("job")]) -> str:
     """An id that cannot be one is not looked up."""
     if not re.fullmatch(f"job_{ULID}", job_id):
         raise JobNotFound(job_id)
     return job_id
 
 
-def _checkpoint_id(checkpoint_id: Annotated[str, _id("ckpt")]) -> str:
+async def _checkpoint_id(checkpoint_id: Annotated[str, _id("ckpt")]) -> str:
     if not re.fullmatch(f"[a-z]{{1,10}}_{ULID}", checkpoint_id):
         raise CheckpointNotFound(checkpoint_id)
     return checkpoint_id
 
 
-def _weights_id(weights_id: Annotated[str, _id("wts")]) -> str:
+async def _weights_id(weights_id: Annotated[str, _id("wts")]) -> str:
     if not re.fullmatch(f"wts_{ULID}", weights_id):
         raise WeightsNotFound(weights_id)
     return weights_id
 
 
-def _dataset_id(dataset_id: Annotated[str, _id("ds")]) -> str:
+async def _dataset_id(dataset_id: Annotated[str, _id("ds")]) -> str:
     if not re.fullmatch(f"ds_{ULID}", dataset_id):
         raise DatasetNotFound(dataset_id)
     return dataset_id
 
 
-def _webhook_id(webhook_id: Annotated[str, _id("whk")]) -> str:
+async def _webhook_id(webhook_id: Annotated[str, _id("whk")]) -> str:
     if not re.fullmatch(f"whk_{ULID}", webhook_id):
         raise WebhookNotFound(webhook_id)
     return webhook_id
 
 
-def _delivery_id(delivery_id: Annotated[str, _id("dlv")]) -> str:
+async def _delivery_id(delivery_id: Annotated[str, _id("dlv")]) -> str:
     if not re.fullmatch(f"dlv_{ULID}", delivery_id):
         raise DeliveryNotFound(delivery_id)
     return delivery_id

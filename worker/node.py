@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +19,17 @@ from sqlalchemy.exc import DBAPIError
 from acmix import spec
 from acmix.catalog import Catalog, Device
 from acmix.errors import SpecInvalid
+from service import logs
 from service.store.backend import Backend
+from service.store.errors import ArtifactsAway
 from service.store.rows import WorkerCard
+from worker import child_log
+from worker.alive import SignOfLife
 from worker.supervise import AWAY, Supervisor
 
 log = logging.getLogger(__name__)
+
+FILES_TRUSTED_SECONDS = 60.0  # how long it is not asked again whether files can be stored
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,9 @@ class Card:
 def card_of_this_machine() -> Card:
     """Asked of the library in a process of its own: neither torch nor CUDA ever starts in this one."""
     command = [sys.executable, "-m", "acmix", "catalog", "--tether", str(os.getpid())]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=child_log.stderr(), check=False)
+    child_log.pass_on((answer.stderr or b"").splitlines(), "catalog")
+    answer.check_returncode()
     raw = json.loads(answer.stdout)
     return Card(
         Catalog.model_validate(raw["catalog"]),
@@ -61,7 +70,9 @@ class Node:
         self.slots = max(1, len(card.devices))
         # one core is left to the service: threads that spin for each other crawl when one is interrupted
         self.threads = max(1, (_cores() - 1) // self.slots)
+        self._sign = SignOfLife(backend.settings, "train")
         self._free = list(range(self.slots))
+        self._files_trusted_until = 0.0
         self._lock = threading.Lock()
         self._draining = threading.Event()
         self._threads = [
@@ -104,12 +115,29 @@ class Node:
                     self._free = sorted([*self._free, slot])
 
     def _run_one(self, slot: int) -> bool:
-        """Claim a job and see it through; False when there is none."""
+        """Claim a job and see it through; False when there is none, or its files could not be reached."""
+        if not self._reaches_files():
+            return False
         claim = self.ledger.claim(self.id, gpus_free=min(1, len(self.card.devices)), can_run=self._can_run)
         if claim is None:
             return False
         devices = [self.card.devices[slot]] if claim.job.resolved_spec["resources"]["gpus"] else []
-        Supervisor(self.backend, claim, devices, self.threads, self._draining).run()
+        job = claim.job
+        ids = {"request_id": job.request_id, "tenant": job.tenant, "job": job.id, "attempt": job.attempt}
+        with logs.about(**ids, worker=self.id):
+            Supervisor(self.backend, claim, devices, self.threads, self._draining).run()
+        return True
+
+    def _reaches_files(self) -> bool:
+        """Whether the store of files answers: of a wrong key, a queue must not come to harm job by job."""
+        if time.monotonic() < self._files_trusted_until:
+            return True
+        try:
+            self.backend.artifacts.ping()
+        except (ArtifactsAway, OSError) as error:
+            log.warning("no job is claimed: %s", error)
+            return False
+        self._files_trusted_until = time.monotonic() + FILES_TRUSTED_SECONDS
         return True
 
     def _can_run(self, resolved_spec: dict[str, Any]) -> bool:
@@ -144,7 +172,9 @@ class Node:
     def _be_seen_for_ever(self) -> None:
         """Post the menu, then a sign of life every so often; again from the start after the database was away."""
         enrolled = False
+        self._sign.forget_others()
         while not self._draining.is_set():
+            self._sign.give()
             try:
                 if not enrolled:
                     self.ledger.enrol(self._worker_card())

@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import IO, Any
 
+from worker import child_log
 from worker.child import environment
 
 MAX_ANSWER_BYTES = 32 * 2**20
@@ -35,9 +36,11 @@ class ServingChild:
             [sys.executable, "-m", "acmix", command, "--serve", "--tether", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=child_log.stderr(),
             env=environment([], threads=1),
             start_new_session=True,
         )
+        child_log.follow(self.process, command)
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         assert self.process.stdout is not None
         self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)

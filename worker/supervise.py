@@ -13,22 +13,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
-
-from obstore.exceptions import BaseError
 
 from acmix import events, pulse
 from acmix.catalog import Device
 from acmix.errors import AcmixError, DiskFull, Reason
 from acmix.events import Event
+from service import logs
 from service.store import database
 from service.store.backend import Backend
-from service.store.errors import ArtifactsFull, LeaseLost
+from service.store.errors import ArtifactsAway, ArtifactsFull, ArtifactsRefused, LeaseLost
 from service.store.ids import new_id
 from service.store.rows import Checkpoint, Claim, Outcome, Wish
-from worker import exits
+from worker import exits, vitals
 from worker.child import Child
 from worker.data_cache import GivenUp
 from worker.ending import Ending, Signs
@@ -37,6 +37,7 @@ from worker.inspection_child import INSPECT
 from worker.provisions import Provisions
 
 log = logging.getLogger(__name__)
+run_log = logging.getLogger("acmix.run")  # what runs print
 
 RECORD_SECONDS = 1.0  # how long events gather before they are recorded together
 RECORD_EVENTS = 500
@@ -49,7 +50,7 @@ WRITING_SECONDS = 3.0  # of the grace of a stop, for what is left to write when 
 
 # The database or the files do not answer now; a write that the database answers with "impossible" is none of these.
 FULL = (errno.ENOSPC, errno.EDQUOT)
-AWAY = (*database.AWAY, OSError, BaseError)
+AWAY = (*database.AWAY, OSError, ArtifactsAway)
 T = TypeVar("T")
 
 
@@ -83,6 +84,8 @@ class Supervisor:
         self._unlogged: list[str] = []
         self._last_event = 0  # the number of the last one that is known to be written
         self._checkpoint_ids: dict[int, str] = {}  # a commit that is tried again is the same commit
+        self._unlisted: list[str] = []  # keys of checkpoints that no row names, whose files are to go
+        self._refusal_told = False
         self._due = {"record": 0.0, "renew": 0.0, "wish": 0.0, "memory": 0.0}
         self._memory_kills = deque([exits.kills_for_memory()], maxlen=3)  # a second between them
         self._silent_seconds = 0.0
@@ -91,10 +94,13 @@ class Supervisor:
         """See the attempt through. Returns when the ledger knows how it ended, or has taken the job away."""
         log.info("%s attempt %s starts", self.job.id, self.job.attempt)
         try:
-            outcome = self._attempt()
-            log.info("%s attempt %s: %s", self.job.id, self.job.attempt, outcome.kind)
-            self._patiently(lambda: self.ledger.finish(self.job.id, self.job.attempt, outcome))
+            with vitals.attempt(self.job, self._backlog):
+                outcome = self._attempt()
+                log.info("%s attempt %s: %s", self.job.id, self.job.attempt, outcome.kind)
+                self._patiently(lambda: self.ledger.finish(self.job.id, self.job.attempt, outcome))
+            vitals.count_outcome(outcome)
         except LeaseLost:
+            vitals.count_fence()
             log.warning("%s attempt %s was given to another; it ends here", self.job.id, self.job.attempt)
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -105,13 +111,16 @@ class Supervisor:
         """From the checkpoints to how the run ended. A fault of ours is an outcome too, not a lease left to run out."""
         held = ExitStack()
         try:
-            child = self._start(*self._provide(held))
+            with vitals.timed(vitals.PROVISION):
+                provided = self._provide(held)
+            child = self._start(*provided)
             self._last_event = self._patiently(lambda: self.reader.job(self.job.id).last_event)
             while not child.has_ended():
                 child.wait(TICK_SECONDS)
                 self._tick(child)
             memory_ran_out = exits.kills_for_memory() > self._memory_kills[0]
             self._record_rest(child)
+            self._remove([])
             return self._outcome(child.process.returncode, memory_ran_out=memory_ran_out)
         except LeaseLost:
             raise
@@ -144,7 +153,8 @@ class Supervisor:
         spec = self.folder / "spec.json"
         spec.write_text(json.dumps(self.job.resolved_spec))
         self._started = time.monotonic()
-        child = Child(spec, self.folder, self.settings.data_root, self.devices, self.threads, weights, dataset_folder)
+        given = (weights, dataset_folder, logs.ids())
+        child = Child(spec, self.folder, self.settings.data_root, self.devices, self.threads, *given)
         self._child, self._ending = child, Ending(child)
         self._signs = Signs(self.folder / pulse.FILE, patience_seconds=self.settings.stall_seconds)
         return child
@@ -160,14 +170,19 @@ class Supervisor:
             self._heed(self._wish())
         except AWAY as error:
             log.warning("%s: could not be recorded now, training goes on: %s", self.job.id, error)
+            self._tell_refusal(error)
 
     def _wish(self) -> Wish | None:
         """Renew the lease, or only look what is wished of the job, when that is due."""
         if self._is_due("renew", self.settings.lease_seconds / RENEWALS_A_LEASE):
-            return self.ledger.heartbeat(self.job.id, self.job.attempt)
+            return self._renew()
         if self._is_due("wish", WISH_SECONDS):
             return self.ledger.wish(self.job.id, self.job.attempt)
         return None
+
+    def _renew(self) -> Wish | None:
+        with vitals.renewal(LeaseLost):
+            return self.ledger.heartbeat(self.job.id, self.job.attempt)
 
     def _is_due(self, what: str, every_seconds: float) -> bool:
         now = time.monotonic()
@@ -203,13 +218,21 @@ class Supervisor:
 
     def _record(self, child: Child) -> None:
         """Write what the child said. What could not be written stays and comes first the next time."""
-        self._unlogged += child.take_lines(RECORD_EVENTS - len(self._unlogged))
+        self._take_lines(child, RECORD_EVENTS - len(self._unlogged))
         if self._unlogged:
             self.ledger.log(self.job.id, self.job.attempt, self._unlogged)
             self._unlogged = []
         self._unrecorded += child.take_events(RECORD_EVENTS - len(self._unrecorded))
         while self._unrecorded:
             self._record_some()
+
+    def _take_lines(self, child: Child, most: int) -> None:
+        """What the run printed, for its job's log; where ours is for machines, for that one too."""
+        taken = child.take_lines(most)
+        self._unlogged += taken
+        if logs.is_json():
+            for line in taken:
+                run_log.info("%s", line)
 
     def _record_some(self) -> None:
         """Record events up to the next checkpoint, or commit that checkpoint."""
@@ -226,8 +249,10 @@ class Supervisor:
 
     def _write(self, told: Sequence[Event]) -> None:
         """Once, be it that a try before was written and the word of it got lost with the connection."""
-        self.ledger.record(self.job.id, self.job.attempt, told, after=self._last_event)
+        with vitals.timed(vitals.RECORD):
+            self.ledger.record(self.job.id, self.job.attempt, told, after=self._last_event)
         self._last_event += len(told)
+        vitals.count_recorded(self.job, told)
 
     def _is_verdict(self, event: Event) -> bool:
         """The child's last word is for `_outcome`; the ledger writes the status event itself."""
@@ -254,15 +279,16 @@ class Supervisor:
             **{name: data[name] for name in ("epoch", "step", "kind", "metrics", "size_bytes", "sha256")},
         )
         try:
-            with self._lease_kept():
+            with self._lease_kept(), vitals.timed(vitals.STORE):
                 folder = self.provisions.checkpoint_folder(data["step"])
                 checkpoint = replace(checkpoint, stored_bytes=self.artifacts.put_folder(checkpoint.key, folder))
         except FileNotFoundError:
             log.info("%s: the checkpoint of step %s made way for a newer one", self.job.id, data["step"])
-            self.artifacts.delete_prefix(checkpoint.key)
+            self._remove([checkpoint.key])
             return
         except ArtifactsFull:
-            self.artifacts.delete_prefix(checkpoint.key)
+            self._remove([checkpoint.key])
+            vitals.UNSTORED.inc()
             self._do_without(data)
             return
         removed = self.ledger.commit_checkpoint(
@@ -277,8 +303,22 @@ class Supervisor:
             after=self._last_event,
         )
         self._last_event += 1
-        for gone in removed:
-            self.artifacts.delete_prefix(gone.key)
+        vitals.STORED_BYTES.inc(checkpoint.stored_bytes)
+        vitals.count_recorded(self.job, [event])
+        self._remove([gone.key for gone in removed])
+
+    def _remove(self, keys: Sequence[str]) -> None:
+        """Remove files of checkpoints that are not listed; what cannot go now goes with the next, or with the job."""
+        self._unlisted += keys
+        if not self._unlisted:
+            return
+        try:
+            with self._lease_kept():
+                while self._unlisted:
+                    self.artifacts.delete_prefix(self._unlisted[0])
+                    del self._unlisted[0]
+        except AWAY as error:
+            log.warning("%s: files that nobody needs are left for now: %s", self.job.id, error)
 
     def _do_without(self, unstored: Mapping[str, Any]) -> None:
         """Training goes on without a checkpoint that found no room; DiskFull where it is the last one."""
@@ -311,7 +351,7 @@ class Supervisor:
                 if self._child:
                     self._end_if_due(self._child)
 
-        renewal = threading.Thread(target=renew, daemon=True)
+        renewal = threading.Thread(target=copy_context().run, args=(renew,), daemon=True)
         renewal.start()
         try:
             yield to_end
@@ -331,7 +371,7 @@ class Supervisor:
 
     def _has_more(self, child: Child) -> bool:
         self._unrecorded += child.take_events(RECORD_EVENTS)
-        self._unlogged += child.take_lines(RECORD_EVENTS)
+        self._take_lines(child, RECORD_EVENTS)
         return bool(self._unrecorded or self._unlogged)
 
     def _patiently(self, act: Callable[[], T]) -> T:
@@ -344,12 +384,27 @@ class Supervisor:
                 if isinstance(error, OSError) and error.errno in FULL:
                     raise DiskFull(f"the worker's disk is full: {error}") from error
                 log.warning("%s: tried again in a second: %s", self.job.id, error)
+                self._tell_refusal(error)
             if self.draining.is_set():
                 give_up_at = min(give_up_at, time.monotonic() + self.settings.stop_grace_seconds)
             if time.monotonic() > give_up_at:
                 raise LeaseLost(self.job.id, self.job.attempt)  # it will, when the lease runs out
             self._keep_lease()
             time.sleep(1)
+
+    def _tell_refusal(self, error: Exception) -> None:
+        """Tell once, in the job's own events, what waiting alone does not mend."""
+        if not isinstance(error, ArtifactsRefused) or self._refusal_told:
+            return
+        told = events.warning("artifacts_refused", f"{error}; it is tried again until then")
+        with suppress(*AWAY):
+            if not self._last_event:
+                self.ledger.record(self.job.id, self.job.attempt, [told])
+            elif self.reader.job(self.job.id).last_event == self._last_event:
+                self._write([told])
+            else:
+                return  # a write whose word got lost is to be tried again first, or this would be taken for it
+            self._refusal_told = True
 
     def _keep_lease(self) -> None:
         """Renew it while waiting, LeaseLost if another has the job by now.
@@ -358,7 +413,11 @@ class Supervisor:
         """
         with suppress(*AWAY):
             if self.ledger.wish(self.job.id, self.job.attempt) is None:
-                self.ledger.heartbeat(self.job.id, self.job.attempt)
+                self._renew()
+
+    def _backlog(self) -> int:
+        """How many events of the run are not recorded yet."""
+        return len(self._unrecorded) + (self._child.events_waiting() if self._child else 0)
 
     def _outcome(self, returncode: int, *, memory_ran_out: bool) -> Outcome:
         return exits.outcome(

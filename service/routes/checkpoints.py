@@ -1,24 +1,36 @@
 """Checkpoints: listed, described and downloaded."""
 
 import re
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
+from pydantic import Field
 
 from service.answers import Checkpoint, Listing
 from service.depends import CheckpointId, JobId, Store
 from service.errors import RequestRefused
-from service.store.artifacts import MODEL
+from service.query import Parameters
+from service.store.artifacts import MODEL, Artifacts
 
 router = APIRouter(prefix="/v1", tags=["checkpoints"])
 
 BINARY = "application/octet-stream"
+MOVED: dict[int | str, dict[str, Any]] = {
+    307: {"description": "where the store serves the file, Range and all, to whoever asks in the next five minutes"}
+}
 CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"content": {BINARY: {"schema": {"type": "string", "format": "binary"}}}},
     206: {"description": "the part that Range asks for"},
     304: {"description": "the file is the one of If-None-Match"},
+    **MOVED,
 }
+SIGNED_FOR = timedelta(minutes=5)  # to begin in; a download that has begun may take longer
+
+
+class ContentQuery(Parameters):
+    redirect: bool = Field(False, description="answer where the store itself serves the file, if it can; else the file")
 
 
 @router.get("/jobs/{job_id}/checkpoints")
@@ -34,16 +46,22 @@ def get_checkpoint(checkpoint_id: CheckpointId, store: Store) -> Checkpoint:
     return Checkpoint.model_validate(store.reader.checkpoint(checkpoint_id))
 
 
-@router.head("/checkpoints/{checkpoint_id}/content", response_class=Response)
+@router.head("/checkpoints/{checkpoint_id}/content", responses=MOVED, response_class=Response)
 def head_content(
-    checkpoint_id: CheckpointId, store: Store, if_none_match: Annotated[str | None, Header()] = None
+    checkpoint_id: CheckpointId,
+    store: Store,
+    query: Annotated[ContentQuery, Query()],
+    if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Size and ETag of the safetensors file."""
     checkpoint = store.reader.checkpoint(checkpoint_id)
-    size = store.artifacts.head(f"{checkpoint.key}/{MODEL}")
+    key = f"{checkpoint.key}/{MODEL}"
+    size = store.artifacts.head(key)
     headers = _headers(checkpoint.id, checkpoint.sha256)
     if is_held(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
+    if query.redirect and (moved := _moved(store.artifacts, "HEAD", key)):
+        return moved
     return Response(headers={**headers, "Content-Length": str(size)}, media_type=BINARY)
 
 
@@ -51,6 +69,7 @@ def head_content(
 def content(
     checkpoint_id: CheckpointId,
     store: Store,
+    query: Annotated[ContentQuery, Query()],
     range_: Annotated[str | None, Header(alias="Range")] = None,
     if_range: Annotated[str | None, Header()] = None,
     if_none_match: Annotated[str | None, Header()] = None,
@@ -62,6 +81,8 @@ def content(
     headers = _headers(checkpoint.id, checkpoint.sha256)
     if is_held(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
+    if query.redirect and (moved := _moved(store.artifacts, "GET", key)):
+        return moved
     asked = _asked_range(range_, size) if if_range in (None, headers["ETag"]) else None
     if asked == "beyond":
         raise RequestRefused(
@@ -76,6 +97,14 @@ def content(
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     chunks = store.artifacts.stream(key, start, end)
     return StreamingResponse(chunks, 206 if asked else 200, headers, media_type=BINARY)
+
+
+def _moved(artifacts: Artifacts, method: Literal["GET", "HEAD"], key: str) -> Response | None:
+    """Where the store does this without a key of ours; None where it cannot."""
+    url = artifacts.signed_url(method, key, valid=SIGNED_FOR)
+    if url is None:
+        return None
+    return Response(status_code=307, headers={"Location": url, "Cache-Control": "no-store"})
 
 
 def _headers(checkpoint_id: str, sha256: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from service.store import rows
 from service.store.backend import Backend
 from service.store.database import AWAY
 from service.store.datasets import folder_of, parts_of, samples_of
+from service.store.errors import ArtifactsAway
 from service.store.rows import DatasetStatus, Upload
 from service.uploads import Announced
 
@@ -176,6 +177,6 @@ async def _brought(request: Request, coming: Announced, upload: Upload, store: B
 
 def _abandon(store: Backend, upload: Upload) -> None:
     """Let go at once; what cannot be let go of now, its lease does, and the next upload removes what lies there."""
-    with suppress(*AWAY):
+    with suppress(*AWAY, ArtifactsAway):
         if store.datasets.abandon_upload(upload):
             store.artifacts.delete_prefix(parts_of(upload.dataset, upload.number))

@@ -3,21 +3,21 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
-from fastapi.concurrency import run_in_threadpool
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from acmix.errors import Problem
 from acmix.spec import ULID, Label, Name, pointer
 from service import json_body, submission
-from service.answers import JobAnswer, Listing, job_answer, listing
+from service.answers import JobAnswer, Listing
 from service.depends import JobId, Store
 from service.errors import RequestRefused
+from service.job_json import job_response, jobs_response
 from service.openapi import SPEC_BODY
 from service.query import Limit, Parameters
-from service.store.backend import Backend
 from service.store.errors import WeightsNeeded
-from service.store.rows import Job, Status
+from service.store.rows import Status, ToldJob
 from service.store.states import ENDED
+from service.submission import Posted
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -44,26 +44,28 @@ class JobFilter(Parameters):
     name: Label | None = None
 
 
-@router.post("", status_code=201, responses=MADE_BEFORE, openapi_extra=SPEC_BODY)
+@router.post("", status_code=201, response_model=JobAnswer, responses=MADE_BEFORE, openapi_extra=SPEC_BODY)
 async def post_job(
     body: Annotated[bytes, Depends(json_body.read_body)],
     store: Store,
-    response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> JobAnswer:
+) -> Response:
     """Check a spec against the catalog and queue it: 201, or 200 where its Idempotency-Key was used before.
 
     Where the catalog leaves a backbone's layers to the model itself, a plan checks the swaps; 503 if none comes in
     time.
     """
-    raw = await run_in_threadpool(json_body.loads, body)
-    sha256 = submission.sha256_of(raw)
-    job, created = await submission.submit(store, raw, body_sha256=sha256, idempotency_key=idempotency_key)
-    return await run_in_threadpool(told_as_made, store, job, response, created=created)
+
+    def read() -> Posted:
+        raw = json_body.loads(body)
+        return Posted(raw, submission.sha256_of(raw))
+
+    job, created = await submission.submit(store, read, idempotency_key=idempotency_key)
+    return as_made(job, status_code=201, created=created)
 
 
-@router.get("")
-def list_jobs(store: Store, query: Annotated[JobFilter, Query()]) -> Listing[JobAnswer]:
+@router.get("", response_model=Listing[JobAnswer])
+def list_jobs(store: Store, query: Annotated[JobFilter, Query()]) -> Response:
     """Jobs, newest first."""
     page = store.reader.jobs(
         limit=query.limit,
@@ -73,13 +75,13 @@ def list_jobs(store: Store, query: Annotated[JobFilter, Query()]) -> Listing[Job
         name=query.name,
         metadata=_metadata(query.model_extra or {}),
     )
-    return listing(page, lambda job: told(store, job))
+    return jobs_response(page)
 
 
-@router.get("/{job_id}")
-def get_job(job_id: JobId, store: Store) -> JobAnswer:
+@router.get("/{job_id}", response_model=JobAnswer)
+def get_job(job_id: JobId, store: Store) -> Response:
     """One job as it stands."""
-    return told(store, store.reader.job(job_id))
+    return job_response(store.reader.told(job_id))
 
 
 @router.delete("/{job_id}", status_code=204)
@@ -96,19 +98,11 @@ def delete_job(job_id: JobId, store: Store) -> None:
     store.ledger.delete(job_id)
 
 
-def told(store: Backend, job: Job) -> JobAnswer:
-    """A job with its place in the queue."""
-    return job_answer(job, store.reader.position(job.id) if job.status == "queued" else None)
-
-
-def told_as_made(store: Backend, job: Job, response: Response, *, created: bool) -> JobAnswer:
+def as_made(job: ToldJob, *, status_code: int, created: bool) -> Response:
     """A job that a request has made, or has made before, and where it is from now on."""
-    if not created:
-        response.status_code = 200
-        response.headers["Idempotent-Replayed"] = "true"
-    answer = told(store, job)
-    response.headers["Location"] = answer.urls.self
-    return answer
+    where = {"Location": f"/v1/jobs/{job.id}"}
+    replayed = {} if created else {"Idempotent-Replayed": "true"}
+    return job_response(job, status_code if created else 200, {**where, **replayed})
 
 
 def _metadata(extra: dict[str, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from service import json_body, planning, user_data
 from service.answers import Plan
 from service.depends import Store
 from service.openapi import PLAN_BODY
-from service.routes.catalog import known_catalog
+from service.routes.catalog import known_menu
 from service.store.backend import Backend
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"])
@@ -33,12 +33,12 @@ async def post_plan(body: Annotated[bytes, Depends(json_body.read_body)], store:
 
 def _checked(store: Backend, body: bytes) -> tuple[PlanRequest, Catalog]:
     """The request, if the catalog has all that it names."""
-    request, catalog = plan_request.parse(json_body.loads(body)), known_catalog(store)
-    request = user_data.found(request, store, catalog)
-    problems = plan_request.problems(request, catalog, most_gpus=store.reader.most_gpus())
+    request, menu = plan_request.parse(json_body.loads(body)), known_menu(store)
+    request = user_data.found(request, store, menu.catalog)
+    problems = plan_request.problems(request, menu.catalog, most_gpus=menu.most_gpus)
     if problems:
         raise SpecInvalid(problems)
-    return request, catalog
+    return request, menu.catalog
 
 
 def _resolved_spec(request: PlanRequest, catalog: Catalog) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class FigureQuery(Parameters):
     style: Literal["depth", "trajectory"] = "depth"
 
 
-@router.get("/metrics", responses=CSV)
+@router.get("/metrics", response_model=Metrics, responses=CSV)
 def metrics(job_id: JobId, store: Store, query: Annotated[MetricQuery, Query()], request: Request) -> Any:
     """Metrics over optimizer steps, as JSON or, by Accept, CSV."""
     store.reader.job(job_id)
@@ -43,10 +43,10 @@ def metrics(job_id: JobId, store: Store, query: Annotated[MetricQuery, Query()],
     if accepts(request, "text/csv"):
         points = ((each.name, *point) for each in series for point in zip(each.step, each.value, strict=True))
         return _csv(("name", "step", "value"), points)
-    return Metrics(series=[Series.model_validate(each) for each in series])
+    return _json(Metrics(series=[Series.model_validate(each) for each in series]))
 
 
-@router.get("/traces", responses=CSV)
+@router.get("/traces", response_model=Traces, responses=CSV)
 def traces(job_id: JobId, store: Store, query: Annotated[TraceQuery, Query()], request: Request) -> Any:
     """What every ACmix layer leaned on over optimizer steps, in depth order, as JSON or, by Accept, CSV."""
     store.reader.job(job_id)
@@ -55,7 +55,7 @@ def traces(job_id: JobId, store: Store, query: Annotated[TraceQuery, Query()], r
     )
     if accepts(request, "text/csv"):
         return _csv(("layer", "depth", "step", *TRACE_COLUMNS), _trace_points(layers))
-    return Traces(layers=[LayerTrace.model_validate(layer) for layer in layers])
+    return _json(Traces(layers=[LayerTrace.model_validate(layer) for layer in layers]))
 
 
 @router.get("/traces.svg", responses=SVG, response_class=Response)
@@ -71,6 +71,11 @@ def _trace_points(layers: Sequence[rows.LayerTrace]) -> Any:
         columns = (getattr(layer, name) for name in TRACE_COLUMNS)
         for point in zip(layer.step, *columns, strict=True):
             yield (layer.layer, layer.depth, *point)
+
+
+def _json(answer: Metrics | Traces) -> Response:
+    """Written as it is: what is answered may have a million numbers, and has been looked at once."""
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def _csv(header: Sequence[str], points: Any) -> Response:

@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from pydantic import Field, StringConstraints
 
 from acmix.spec import ULID
-from service.answers import JobAnswer, Listing, Worker, listing
+from service.answers import JobAnswer, Listing, Worker
 from service.depends import Store
+from service.job_json import jobs_response
 from service.query import Limit, Parameters
-from service.routes.jobs import told
 
 router = APIRouter(prefix="/v1", tags=["workers"])
 
@@ -27,7 +27,7 @@ def workers(store: Store) -> Listing[Worker]:
     return Listing(data=[Worker.model_validate(each) for each in store.reader.workers()])
 
 
-@router.get("/queue")
-def queue(store: Store, query: Annotated[QueueQuery, Query()]) -> Listing[JobAnswer]:
+@router.get("/queue", response_model=Listing[JobAnswer])
+def queue(store: Store, query: Annotated[QueueQuery, Query()]) -> Response:
     """Queued jobs in the order in which they will be claimed."""
-    return listing(store.reader.queue(limit=query.limit, after=query.after), lambda job: told(store, job))
+    return jobs_response(store.reader.queue(limit=query.limit, after=query.after))

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, delete, insert, select, update
 
+from service.store import _blocks
 from service.store._projections import best_of
 from service.store.errors import CheckpointNotFound
 from service.store.rows import Checkpoint, Job, read
@@ -54,6 +55,7 @@ def truncate(connection: Connection, job: Job, to: Checkpoint | None) -> tuple[l
     for table in CURVES:
         beyond = table.c.job == job.id
         connection.execute(delete(table).where(beyond & (table.c.step > to.step) if to else beyond))
+    _blocks.cut(connection, job.id, to.step if to else -1)
     best = _best_so_far(connection, job)
     _mark(connection, job, best["checkpoint"] if best else None)
     return newer, {"best": best}

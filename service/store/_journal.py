@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, insert, select, update
 
 from acmix.errors import Reason
 from acmix.events import Event
@@ -13,6 +13,23 @@ from service.store.errors import JobNotFound, LeaseLost
 from service.store.rows import Job, Status, read, storable
 from service.store.states import MOVES
 from service.store.tables import events, jobs, log_lines
+
+# Statements that are made once: to make one takes longer than to have it done.
+HELD = (
+    select(jobs)
+    .where(jobs.c.id == bindparam("job_id"), jobs.c.attempt == bindparam("attempt"), jobs.c.status == "running")
+    .with_for_update()
+)
+CHANGE = (
+    update(jobs)
+    .where(
+        jobs.c.id == bindparam("read_id"),
+        jobs.c.status == bindparam("read_status"),
+        jobs.c.attempt == bindparam("read_attempt"),
+    )
+    .returning(*jobs.c)
+)
+ADD_EVENTS = insert(events)
 
 
 def lock(connection: Connection, job_id: str, mine: ColumnElement[bool]) -> Job:
@@ -26,8 +43,7 @@ def lock(connection: Connection, job_id: str, mine: ColumnElement[bool]) -> Job:
 
 def lock_held(connection: Connection, job_id: str, attempt: int) -> Job:
     """The fence: the running job of this very attempt, its row locked; LeaseLost if it is another's by now."""
-    held = select(jobs).where(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.status == "running")
-    row = connection.execute(held.with_for_update()).mappings().one_or_none()
+    row = connection.execute(HELD, {"job_id": job_id, "attempt": attempt}).mappings().one_or_none()
     if row is None:
         raise LeaseLost(job_id, attempt)
     return read(Job, row)
@@ -37,35 +53,27 @@ def change(connection: Connection, job: Job, **values: Any) -> Job:
     """Change a locked job, on condition that it still is as it was read; returns it as it then is."""
     if "status" in values:
         assert values["status"] in MOVES[job.status], f"{job.status} -> {values['status']} is no legal move"
-    as_read = (jobs.c.id == job.id) & (jobs.c.status == job.status) & (jobs.c.attempt == job.attempt)
-    changed = connection.execute(update(jobs).where(as_read).values(**values).returning(*jobs.c))
-    return read(Job, changed.mappings().one())
+    as_read = {"read_id": job.id, "read_status": job.status, "read_attempt": job.attempt}
+    return read(Job, connection.execute(CHANGE, {**as_read, **values}).mappings().one())
 
 
 def append(connection: Connection, job: Job, now: datetime, said: Sequence[Event], **changes: Any) -> Job:
     """Write events, one at least, under the job's next numbers and present attempt; change the job along with it."""
-    rows = [
-        {
-            "job": job.id,
-            "number": number,
-            "at": now,
-            "attempt": job.attempt,
-            "type": event.type,
-            "message": storable(event.message),
-            "data": dict(event.data),
-        }
-        for number, event in enumerate(said, start=job.last_event + 1)
-    ]
-    connection.execute(insert(events), rows)
-    return change(connection, job, last_event=job.last_event + len(rows), **changes)
+    _write(connection, job, now, said, first=job.last_event + 1)
+    return change(connection, job, last_event=job.last_event + len(said), **changes)
+
+
+def open_with(connection: Connection, job: Job, now: datetime, message: str) -> None:
+    """Tell the status of a new job, whose row has counted this event already."""
+    _write(connection, job, now, [Event("status", message, _status(job, None))], first=job.last_event)
+    _outbox.tell(connection, job, now)
 
 
 def append_status(
     connection: Connection, job: Job, now: datetime, message: str, reason: Reason | None, **data: Any
 ) -> Job:
     """Tell the status that the job has just taken on."""
-    told = {"status": job.status, "reason": reason.as_json() if reason else None, **data}
-    told_job = append(connection, job, now, [Event("status", message, told)])
+    told_job = append(connection, job, now, [Event("status", message, {**_status(job, reason), **data})])
     _outbox.tell(connection, told_job, now)
     return told_job
 
@@ -84,3 +92,23 @@ def move(connection: Connection, job: Job, now: datetime, status: Status, reason
     told = {"status_reason": reason.as_json() if reason else None}
     moved = change(connection, job, status=status, phase=None, requested=None, **told, **ended, **values)
     return append_status(connection, moved, now, f"{status}: {reason.message}" if reason else status, reason)
+
+
+def _status(job: Job, reason: Reason | None) -> dict[str, Any]:
+    return {"status": job.status, "reason": reason.as_json() if reason else None}
+
+
+def _write(connection: Connection, job: Job, now: datetime, said: Sequence[Event], *, first: int) -> None:
+    rows = [
+        {
+            "job": job.id,
+            "number": number,
+            "at": now,
+            "attempt": job.attempt,
+            "type": event.type,
+            "message": storable(event.message),
+            "data": dict(event.data),
+        }
+        for number, event in enumerate(said, start=first)
+    ]
+    connection.execute(ADD_EVENTS, rows)

@@ -5,24 +5,26 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from service.store.ids import new_id
 from service.store.rows import Delivery, Job, read
 from service.store.tables import deliveries, webhooks
 
 TEST_TYPE = "webhook.test"
+LISTENING = (
+    select(webhooks.c.id, webhooks.c.types)
+    .where(webhooks.c.tenant == bindparam("tenant"), webhooks.c.disabled_at.is_(None))
+    .order_by(webhooks.c.id)
+    .with_for_update(read=True, key_share=True)
+)
 
 
 def tell(connection: Connection, job: Job, now: datetime) -> None:
     """The status that a job has taken on, by its last event, to whoever asked to be told."""
     kind = f"job.{job.status}"
     # Held until all of this is committed: one that is being deleted meanwhile would take the job's end along.
-    listening = select(webhooks.c.id, webhooks.c.types).where(
-        webhooks.c.tenant == job.tenant, webhooks.c.disabled_at.is_(None)
-    )
-    rows = connection.execute(listening.order_by(webhooks.c.id).with_for_update(read=True, key_share=True)).all()
-    for row in rows:
+    for row in connection.execute(LISTENING, {"tenant": job.tenant}).all():
         if kind in row.types:
             enqueue(connection, row.id, kind, now, _told(job), job=job.id)
 

@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import Connection, update
 
 from acmix.events import Event
-from service.store.database import insert_or_replace
+from service.store import _blocks
+from service.store.database import insert_or_replace, insert_or_replace_many
 from service.store.rows import Job
 from service.store.tables import attempts, evaluations, metric_points, trace_steps
 
@@ -17,7 +18,7 @@ def project(connection: Connection, job: Job, now: datetime, said: Sequence[Even
     by_type: dict[str, list[Mapping[str, Any]]] = {}
     for event in said:
         by_type.setdefault(event.type, []).append(event.data)
-    insert_or_replace(connection, metric_points, _points(job, by_type.get("metrics", ())))
+    _write_points(connection, job, _points(job, by_type.get("metrics", ())))
     insert_or_replace(connection, trace_steps, _traces(job, by_type.get("trace", ())))
     insert_or_replace(connection, evaluations, _evaluations(job, by_type.get("evaluation", ())))
     changes = {
@@ -36,6 +37,14 @@ def best_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     metric = evaluation["metric"]
     value = evaluation["metrics"][metric]
     return {"metric": metric, "value": value, "epoch": evaluation.get("epoch"), "checkpoint": None}
+
+
+def _write_points(connection: Connection, job: Job, points: Sequence[Mapping[str, Any]]) -> None:
+    if not points:
+        return
+    insert_or_replace_many(connection, metric_points, points)
+    steps = [point["step"] for point in points]
+    _blocks.refresh(connection, job.id, sorted({point["name"] for point in points}), min(steps), max(steps))
 
 
 def _points(job: Job, said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, bindparam, func, or_, select
 
 from service.store.database import conflicting_insert
 from service.store.errors import QuotaExceeded
@@ -11,6 +11,16 @@ from service.store.scope import of_tenant
 from service.store.tables import checkpoints, datasets, jobs, tenants, usage, weights
 
 HOUR_SECONDS = 3600
+LIMITS = (
+    select(*columns(Tenant, tenants))
+    .where(
+        tenants.c.name == bindparam("tenant"),
+        or_(
+            *(tenants.c[name].is_not(None) for name in ("most_queued", "most_gpu_hours", "most_stored_bytes")),
+        ),
+    )
+    .with_for_update()
+)
 
 
 def check_queued(connection: Connection, tenant: str, now: datetime) -> None:
@@ -31,10 +41,14 @@ def check_stored(connection: Connection, tenant: str, more_bytes: int) -> None:
         _check_room(connection, limits, more_bytes)
 
 
-def exhausted(connection: Connection, now: datetime) -> list[str]:
-    """Tenants that may have no attempt begun. Where any is limited so, claims go one after the other."""
+def exhausted(connection: Connection, now: datetime, *, locked: bool = True) -> list[str]:
+    """Tenants that may have no attempt begun. Where any is limited so, claims go one after the other: rows are locked.
+
+    Who only looks locks none.
+    """
     limited = or_(tenants.c.most_running.is_not(None), tenants.c.most_gpu_hours.is_not(None))
-    wanted = select(*columns(Tenant, tenants)).where(limited).order_by(tenants.c.name).with_for_update()
+    wanted = select(*columns(Tenant, tenants)).where(limited).order_by(tenants.c.name)
+    wanted = wanted.with_for_update() if locked else wanted
     found = [read(Tenant, row) for row in connection.execute(wanted).mappings()]
     return [tenant.name for tenant in found if _is_exhausted(connection, tenant, now)]
 
@@ -51,10 +65,11 @@ def used(connection: Connection, tenant: str, now: datetime) -> Used:
 
 def stored_bytes(connection: Connection, tenant: str) -> int:
     """Of checkpoints with all their files, uploaded weights and uploaded archives."""
+    in_checkpoints = select(func.sum(checkpoints.c.stored_bytes))
+    of_nobody = in_checkpoints.join(jobs, jobs.c.id == checkpoints.c.job).where(checkpoints.c.tenant.is_(None))
     sums = (
-        select(func.sum(checkpoints.c.stored_bytes))
-        .join(jobs, jobs.c.id == checkpoints.c.job)
-        .where(of_tenant(jobs, tenant)),
+        in_checkpoints.where(of_tenant(checkpoints, tenant)),
+        of_nobody.where(of_tenant(jobs, tenant)),
         select(func.sum(weights.c.size_bytes)).where(of_tenant(weights, tenant)),
         select(func.sum(datasets.c.received_bytes)).where(of_tenant(datasets, tenant)),
     )
@@ -88,9 +103,11 @@ def month_of(now: datetime) -> str:
 
 
 def _lock(connection: Connection, tenant: str) -> Tenant | None:
-    """The limits of a tenant, if it has a row, which stays locked: two that come at once may not both be the last."""
-    wanted = select(*columns(Tenant, tenants)).where(tenants.c.name == tenant).with_for_update()
-    row = connection.execute(wanted).mappings().one_or_none()
+    """The limits of a tenant, if it has any; its row stays locked: two that come at once may not both be the last.
+
+    One without limits is not locked: its writes would wait for each other's commits.
+    """
+    row = connection.execute(LIMITS, {"tenant": tenant}).mappings().one_or_none()
     return read(Tenant, row) if row else None
 
 

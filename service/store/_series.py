@@ -1,10 +1,15 @@
-"""Curves and traces, thinned out in SQL: a million points never leave the database to draw five hundred."""
+"""Curves and traces, thinned out: a million points never leave the database to draw five hundred."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Subquery, Table, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Subquery, Table, func, or_, select
 
+from service.store import _blocks
+from service.store._blocks import BLOCK_STEPS, Blocks
+from service.store.database import in_columns
 from service.store.rows import LayerTrace, Series
 from service.store.tables import metric_points, trace_steps
 
@@ -21,17 +26,14 @@ def metrics(
 ) -> list[Series]:
     """As `Reader.metrics`."""
     within = _within(metric_points, job_id, x_from, x_to)
-    if names:
-        within.append(metric_points.c.name.in_(names))
-    points = select(metric_points.c.name, metric_points.c.step, metric_points.c.value).where(*within)
-    if max_points is not None:
-        points = _thinned(points.subquery(), max_points)
-    series: dict[str, Series] = {}
-    for name, step, value in connection.execute(points.order_by("name", "step")):
-        curve = series.setdefault(name, Series(name, [], []))
-        curve.step.append(step)
-        curve.value.append(value)
-    return [series[name] for name in sorted(series)]
+    if max_points is None:
+        return _curves(connection, within, names)
+    blocks = _blocks.of_curves(connection, job_id, names, x_from, x_to)
+    coarse = [name for name, (_, found) in blocks.items() if _suffice(found, max_points)]
+    fine = [name for name in blocks if name not in coarse]
+    thinned = [_thinned(name, _pieces(connection, within, name, *blocks[name]), max_points) for name in coarse]
+    thinned += [_thinned_whole(curve, max_points) for curve in _curves(connection, within, fine)] if fine else []
+    return sorted(thinned, key=lambda series: series.name)
 
 
 def traces(
@@ -60,19 +62,62 @@ def _within(table: Table, job_id: str, x_from: int | None, x_to: int | None) -> 
     return within
 
 
-def _thinned(points: Subquery, max_points: int) -> Select[Any]:
-    """First and last of each curve and, of every bucket of equally many points between, the least and the greatest."""
-    buckets = max(1, (max_points - 2) // 2)
-    placed = _placed(points, points.c.step, points.c.name)
-    between = (placed.c.place - 2) * buckets // func.nullif(placed.c.count - 2, 0)
-    bucket = case((placed.c.place == 1, -1), (placed.c.place == placed.c.count, buckets), else_=between)
-    bucketed = select(placed, bucket.label("bucket")).subquery()
-    of_bucket = [bucketed.c.name, bucketed.c.bucket]
-    least = func.row_number().over(partition_by=of_bucket, order_by=[bucketed.c.value, bucketed.c.step])
-    greatest = func.row_number().over(partition_by=of_bucket, order_by=[bucketed.c.value.desc(), bucketed.c.step])
-    ranked = select(bucketed, least.label("least"), greatest.label("greatest")).subquery()
-    kept = or_(ranked.c.count <= max_points, ranked.c.least == 1, ranked.c.greatest == 1)
-    return select(ranked.c.name, ranked.c.step, ranked.c.value).where(kept)
+def _curves(connection: Connection, within: Sequence[ColumnElement[bool]], names: Sequence[str]) -> list[Series]:
+    """Whole curves by name."""
+    table = metric_points.c
+    of_names = [*within, table.name.in_(names)] if names else within
+    found = in_columns(connection, table.name, [table.step, table.value], of_names)
+    return [Series(name, *columns) for name, columns in found.items()]
+
+
+def _suffice(blocks: Blocks, max_points: int) -> bool:
+    """Whether the blocks between the first and the last are as many as buckets are wanted."""
+    return sum(blocks.points) > max_points and len(blocks.points) - 2 >= _buckets(max_points)
+
+
+def _pieces(
+    connection: Connection, within: Sequence[ColumnElement[bool]], name: str, numbers: Sequence[int], blocks: Blocks
+) -> Blocks:
+    """A curve as its points where it begins and ends, and its blocks between."""
+    table = metric_points.c
+    ends = select(func.min(table.step), func.max(table.step)).where(*within, table.name == name)
+    first, last = (_blocks.block_of(step) for step in connection.execute(ends).one())
+    outer = or_(*(table.step.between(n * BLOCK_STEPS, (n + 1) * BLOCK_STEPS - 1) for n in (first, last)))
+    [curve] = _curves(connection, [*within, outer], [name])
+    begins = bisect_left(curve.step, (first + 1) * BLOCK_STEPS)
+    between = blocks.part(bisect_left(numbers, first + 1), bisect_left(numbers, last))
+    points = _points(curve)
+    parts: Any = zip(points.part(0, begins), between, points.part(begins, None), strict=True)
+    return Blocks._make([*start, *middle, *end] for start, middle, end in parts)
+
+
+def _points(curve: Series) -> Blocks:
+    """Each a block of its own."""
+    return Blocks([1] * len(curve.step), curve.value, curve.step, curve.value, curve.step)
+
+
+def _thinned_whole(curve: Series, max_points: int) -> Series:
+    return curve if len(curve.step) <= max_points else _thinned(curve.name, _points(curve), max_points)
+
+
+def _thinned(name: str, pieces: Blocks, max_points: int) -> Series:
+    """First and last point and, of every bucket of equally many points between, the least and the greatest."""
+    between, buckets = pieces.part(1, -1), _buckets(max_points)
+    before = [0, *accumulate(between.points)]
+    bounds = [bisect_left(before, -(-bucket * before[-1] // buckets)) for bucket in range(buckets + 1)]
+    kept = {pieces.least_step[end]: pieces.least[end] for end in (0, -1)}
+    for start, stop in pairwise(bounds):
+        if start < stop:
+            low = min(range(start, stop), key=between.least.__getitem__)
+            high = max(range(start, stop), key=between.greatest.__getitem__)
+            kept[between.least_step[low]] = between.least[low]
+            kept[between.greatest_step[high]] = between.greatest[high]
+    steps = sorted(kept)
+    return Series(name, steps, [kept[step] for step in steps])
+
+
+def _buckets(max_points: int) -> int:
+    return max(1, (max_points - 2) // 2)
 
 
 def _evenly(steps: Subquery, max_points: int) -> Select[Any]:

@@ -68,9 +68,10 @@ def check_unread(connection: Connection, dataset_id: str) -> None:
 
 
 def _first_not_ended(connection: Connection, condition: ColumnElement[bool]) -> Job | None:
+    """No limit: for one row alone PostgreSQL would rather walk through all jobs there ever were, in order of id."""
     not_ended = jobs.c.status.in_([status for status in STATUSES if status not in ENDED])
-    wanted = select(jobs).where(not_ended, condition).order_by(jobs.c.id).limit(1)
-    row = connection.execute(wanted).mappings().one_or_none()
+    wanted = select(jobs).where(not_ended, condition).order_by(jobs.c.id)
+    row = connection.execute(wanted).mappings().first()
     return read(Job, row) if row else None
 
 

@@ -13,6 +13,7 @@ from service.store.deliveries import Deliveries
 from service.store.ledger import Ledger
 from service.store.plans import Plans
 from service.store.predictions import Predictions
+from service.store.pruning import Pruning
 from service.store.queue import Queue
 from service.store.reading import Reader
 from service.store.tenants import Tenants
@@ -36,6 +37,7 @@ class Backend:
     tenants: Tenants
     webhooks: Webhooks
     deliveries: Deliveries
+    pruning: Pruning
 
     def of(self, tenant: str) -> "Backend":
         """The same for one tenant: nothing of another's is there. Plans and predictions have no owner.
@@ -52,7 +54,7 @@ class Backend:
 
 def open_backend(settings: Settings) -> Backend:
     """Nothing is connected yet: what cannot be reached says so when it is asked."""
-    engine = connect(settings.database_url)
+    engine = connect(settings.database_url, pool=settings.database_pool)
     budgets = {"max_failures": settings.max_failures, "max_losses": settings.max_losses}
     return Backend(
         settings=settings,
@@ -63,9 +65,10 @@ def open_backend(settings: Settings) -> Backend:
         predictions=Predictions(engine),
         datasets=Datasets(engine, lease_seconds=settings.lease_seconds),
         checks=Checks(engine, lease_seconds=settings.lease_seconds, **budgets),
-        artifacts=Artifacts(settings.artifacts_url),
+        artifacts=Artifacts(settings.artifacts_url, settings.s3),
         queue=Queue(settings.broker_url),
         tenants=Tenants(engine),
         webhooks=Webhooks(engine),
         deliveries=Deliveries(engine),
+        pruning=Pruning(engine, settings.keep_events_days, settings.keep_series_days),
     )

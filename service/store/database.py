@@ -8,13 +8,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache, partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from select import POLLIN, poll
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -31,7 +49,20 @@ POSTGRESQL_SETTINGS = {
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "30s",
 }
-CONNECT_SECONDS = 5
+# What a URL's own parameters may say otherwise. Balancers forget a connection that is idle for some minutes; a server
+# that has gone without a word is noticed within half a minute.
+POSTGRESQL_CONNECTION = {
+    "connect_timeout": 5,
+    "application_name": "acmix",
+    "keepalives_idle": 60,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+POOL = 10  # connections of a process, unless it is told another number
+POOL_SECONDS = 10.0  # for one to become free; then the database counts as away
+RECYCLE_SECONDS = 1800.0  # behind a name that has moved to another server, connections move too
+ASK_AFTER_SECONDS = 5.0
 SQLITE_BUSY_SECONDS = 30
 SQLITE_SETTINGS = (f"busy_timeout = {SQLITE_BUSY_SECONDS * 1000}", "synchronous = FULL", "foreign_keys = ON")
 # The database cannot be reached, is too busy or only reads: no verdict on what was asked, which may be asked again.
@@ -39,23 +70,39 @@ AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 MIGRATION_LOCK = 0x61636D6978  # "acmix": the advisory lock of whoever migrates
 
 
-def connect(database_url: str) -> Engine:
-    """The engine of a database. Transactions of `writing(engine)` are the ones that may write."""
+def connect(database_url: str, *, pool: int = POOL) -> Engine:
+    """The engine of a database. Transactions of `writing(engine)` are the ones that may write.
+
+    Args:
+        pool: how many connections to PostgreSQL there may be at most.
+    """
     url = make_url(database_url)
     settings: dict[str, Any] = {
         "json_serializer": partial(json.dumps, allow_nan=False),
-        "pool_timeout": 10,
+        "pool_timeout": POOL_SECONDS,
         "hide_parameters": True,  # errors are logged, and among the values are secrets
     }
     if url.get_backend_name() == "sqlite":
         return _sqlite(url, settings)
-    options = " ".join(f"-c {name}={value}" for name, value in POSTGRESQL_SETTINGS.items())
-    return create_engine(
+    engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
-        pool_pre_ping=True,
-        connect_args={"connect_timeout": CONNECT_SECONDS, "options": options, "application_name": "acmix"},
+        pool_size=pool,
+        max_overflow=0,
+        pool_recycle=RECYCLE_SECONDS,
+        connect_args=_connect_args(url),
         **settings,
     )
+    event.listen(engine, "checkin", _note_rest)
+    event.listen(engine, "checkout", partial(_check_alive, engine))
+    return engine
+
+
+def reading(engine: Engine) -> Engine:
+    """The same engine, for statements that only read and stand for themselves: none waits for a BEGIN before it.
+
+    On SQLite a read is a transaction like any other, and costs no round trip.
+    """
+    return engine.execution_options(isolation_level="AUTOCOMMIT") if engine.dialect.name == "postgresql" else engine
 
 
 def writing(engine: Engine) -> Engine:
@@ -64,7 +111,10 @@ def writing(engine: Engine) -> Engine:
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:
-    """Bring the tables up to date, in one transaction; of several processes that try at once, one does."""
+    """Bring the tables up to date, in one transaction; of several processes that try at once, one does.
+
+    Tables of a later version stay as they are: each adds to them only, and those before it work on.
+    """
     from alembic import command  # half a second of every process's start, and few migrate
 
     with writing(engine).connect() as connection, _tables_replaceable(connection), connection.begin():
@@ -117,7 +167,12 @@ def is_known(revision: str) -> bool:
 
 def clock(connection: Connection) -> datetime:
     """What time it is, by the database alone: no other clock has a say in leases."""
-    return connection.execute(select(_ClockTime())).scalar_one()
+    return connection.execute(CLOCK).scalar_one()
+
+
+def clock_time(*, ago_seconds: ColumnElement[float] | None = None) -> ColumnElement[datetime]:
+    """What `clock` reads, or has read so long ago, as a column of a statement."""
+    return _ClockTime() if ago_seconds is None else _ClockTime(cast(ago_seconds, Double))
 
 
 def one_at_a_time(connection: Connection, what: str) -> None:
@@ -129,7 +184,12 @@ def one_at_a_time(connection: Connection, what: str) -> None:
 
 def conflicting_insert(connection: Connection, table: Table) -> Any:
     """An insert that can say what is to be where the primary key is taken: both databases have it, each its own."""
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+    return conflicting_insert_of(connection.dialect.name, table)
+
+
+def conflicting_insert_of(dialect: str, table: Table) -> Any:
+    """The same of a dialect by its name, for a statement that is kept."""
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
 def insert_or_replace(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -142,10 +202,83 @@ def insert_or_replace(connection: Connection, table: Table, rows: Sequence[Mappi
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), list(rows))
 
 
+def insert_or_replace_many(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The same of many rows of plain numbers and texts, which PostgreSQL takes as one array a column."""
+    if connection.dialect.name != "postgresql" or not rows:
+        insert_or_replace(connection, table, rows)
+        return
+    connection.execute(_replacing(table), {column.name: [row[column.name] for row in rows] for column in table.c})
+
+
+@cache
+def _replacing(table: Table) -> Any:
+    arrays = [bindparam(column.name, type_=postgresql.ARRAY(column.type)) for column in table.c]
+    rows = func.unnest(*arrays).table_valued(*(column.name for column in table.c)).render_derived()
+    statement = postgresql.insert(table).from_select([*table.c.keys()], select(rows))
+    keys = [column.name for column in table.primary_key]
+    others = {column.name: statement.excluded[column.name] for column in table.c if column.name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=others)
+
+
 def insert_unless_there(connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
     """Insert a row; False where one of the same primary key is there, which stays as it is."""
     statement = conflicting_insert(connection, table).values(**row)
     return connection.execute(statement.on_conflict_do_nothing()).rowcount == 1
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    """Nothing is prepared on the server: behind a pooler the next transaction may be another server process's."""
+    ours = {name: value for name, value in POSTGRESQL_CONNECTION.items() if name not in url.query}
+    settings = " ".join(f"-c {name}={value}" for name, value in POSTGRESQL_SETTINGS.items())
+    given = url.query.get("options", "")
+    options = f"{settings} {given if isinstance(given, str) else ' '.join(given)}".strip()
+    return {**ours, "options": options, "prepare_threshold": None}
+
+
+def _note_rest(_connection: Any, record: Any) -> None:
+    record.info["rests_since"] = time.monotonic()
+
+
+def _check_alive(engine: Engine, connection: Any, record: Any, _proxy: Any) -> None:
+    """Before a connection of the pool is used. A server that ended it has said so, and what it said lies unread.
+
+    One that has rested for long is asked: what lies between may have forgotten it without a word.
+    """
+    rests_since = record.info.get("rests_since")
+    if rests_since is None:  # it is new
+        return
+    try:
+        if time.monotonic() - rests_since >= ASK_AFTER_SECONDS or not _is_silent(connection):
+            engine.dialect.do_ping(connection)
+    except engine.dialect.loaded_dbapi.Error:
+        raise InvalidatePoolError from None
+
+
+def _is_silent(connection: Any) -> bool:
+    """Whether nothing has come that was not asked for."""
+    waiting = poll()
+    waiting.register(connection.fileno(), POLLIN)
+    return not waiting.poll(0)
+
+
+def among(dialect: str, column: ColumnElement[str], parameter: str) -> ColumnElement[bool]:
+    """Whether a column has one of the texts of a parameter. PostgreSQL takes them as one array, however many."""
+    if dialect == "postgresql":
+        return column == func.any(bindparam(parameter, type_=postgresql.ARRAY(Text)))
+    return column.in_(bindparam(parameter, expanding=True))
+
+
+def in_columns(
+    connection: Connection, key: ColumnElement[str], columns: Sequence[ColumnElement[Any]], within: Sequence[Any]
+) -> dict[str, list[list[Any]]]:
+    """Rows as columns, by a key and in its order, sorted by the first. PostgreSQL sends each as one array."""
+    if connection.dialect.name == "postgresql":
+        arrays = [func.array_agg(postgresql.aggregate_order_by(column, columns[0])) for column in columns]
+        grouped = connection.execute(select(key, *arrays).where(*within).group_by(key).order_by(key))
+        return {name: list(found) for name, *found in grouped}
+    rows = connection.execute(select(key, *columns).where(*within).order_by(key, columns[0])).all()
+    by_key = groupby(rows, key=itemgetter(0))
+    return {name: [list(column) for column in list(zip(*some, strict=True))[1:]] for name, some in by_key}
 
 
 def _sqlite(url: URL, settings: Mapping[str, Any]) -> Engine:
@@ -215,10 +348,15 @@ class _ClockTime(GenericFunction[datetime]):
 
 
 @compiles(_ClockTime, "postgresql")
-def _clock_time_postgresql(_element: _ClockTime, _compiler: SQLCompiler, **_: Any) -> str:
-    return "clock_timestamp()"
+def _clock_time_postgresql(element: _ClockTime, compiler: SQLCompiler, **options: Any) -> str:
+    ago = "".join(f" - make_interval(secs => {compiler.process(each, **options)})" for each in element.clauses)
+    return f"clock_timestamp(){ago}"
 
 
 @compiles(_ClockTime, "sqlite")
-def _clock_time_sqlite(_element: _ClockTime, _compiler: SQLCompiler, **_: Any) -> str:
-    return "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"
+def _clock_time_sqlite(element: _ClockTime, compiler: SQLCompiler, **options: Any) -> str:
+    ago = "".join(f", '-' || {compiler.process(each, **options)} || ' seconds'" for each in element.clauses)
+    return f"strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'{ago})"
+
+
+CLOCK = select(clock_time())

@@ -195,6 +195,21 @@ class ArtifactNotFound(Exception):
         self.key = key
 
 
+class ArtifactsAway(Exception):
+    """The files cannot be reached now: no verdict on what was asked, which may be asked again."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the store of files does not answer: {why}")
+
+
+class ArtifactsRefused(ArtifactsAway):
+    """It answers, and will say no until somebody mends its settings; until then it is as good as away."""
+
+    def __init__(self, said: str) -> None:
+        would_do = "ARTIFACTS_URL must name a bucket that is there, and AWS_* a key that may use it"
+        Exception.__init__(self, f"the store of files refuses ({said}); {would_do}")
+
+
 class ArtifactsFull(Exception):
     """Where the files are kept no more can be stored."""
 

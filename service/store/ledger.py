@@ -11,14 +11,16 @@ from sqlalchemy import Connection, Engine, Update, and_, delete, insert, select,
 from sqlalchemy.exc import IntegrityError
 
 from acmix.events import Event
-from service.store import _checkpoints, _claims, _endings, _journal, _projections, _quotas, _sources
-from service.store.database import clock, insert_or_replace, writing
+from service.store import _checkpoints, _claims, _endings, _journal, _projections, _quotas, _sources, vitals
+from service.store.database import clock, insert_or_replace, reading, writing
 from service.store.errors import IdempotencyKeyReused, JobNotEnded, LeaseLost, MoveRefused, WeightsNotFound
 from service.store.ids import new_id
 from service.store.rows import Checkpoint, Claim, Job, Json, Outcome, Weights, Wish, WorkerCard, read
 from service.store.scope import Scoped
 from service.store.states import CANCELLED_BY_USER, ENDED, allowed_actions
 from service.store.tables import attempts, checkpoints, jobs, labels, weights, workers
+
+ADD_JOB, ADD_LABELS = insert(jobs), insert(labels)
 
 
 class Ledger(Scoped):
@@ -27,7 +29,7 @@ class Ledger(Scoped):
     def __init__(
         self, engine: Engine, *, lease_seconds: float = 60.0, max_failures: int = 2, max_losses: int = 5
     ) -> None:
-        self._reading = engine
+        self._reading = reading(engine)
         self._writing = writing(engine)
         self._lease_seconds = lease_seconds
         self._budgets = _endings.Budgets(max_failures, max_losses)
@@ -42,6 +44,7 @@ class Ledger(Scoped):
         idempotency_key: str | None = None,
         body_sha256: str | None = None,
         parent: str | None = None,
+        request_id: str | None = None,
     ) -> tuple[Job, bool]:
         """A new job, queued, and True; under a key that was used before, the first job and False.
 
@@ -59,15 +62,17 @@ class Ledger(Scoped):
             parent=parent,
             idempotency_key=idempotency_key,
             body_sha256=body_sha256,
+            request_id=request_id,
         )
         try:
             with self._writing.begin() as connection:
                 first = self._first_under(connection, idempotency_key, body_sha256)
                 if first:
                     return first, False
-                _quotas.check_queued(connection, self._owner, clock(connection))
+                now = clock(connection)
+                _quotas.check_queued(connection, self._owner, now)
                 _sources.lock(connection, resolved_spec, self._tenant)
-                return _insert(connection, row), True
+                return _insert(connection, row, now), True
         except IntegrityError:
             with self._writing.begin() as connection:  # another submit under this key was quicker
                 first = self._first_under(connection, idempotency_key, body_sha256)
@@ -88,7 +93,9 @@ class Ledger(Scoped):
                 return job, False
             if job.status == "running":
                 return _journal.change(connection, job, requested="cancel"), True
-            return _journal.move(connection, job, clock(connection), "cancelled", CANCELLED_BY_USER), True
+            cancelled = _journal.move(connection, job, clock(connection), "cancelled", CANCELLED_BY_USER)
+        vitals.count_end(cancelled)
+        return cancelled, True
 
     def request_pause(self, job_id: str) -> tuple[Job, bool]:
         """Pause a queued job at once; wish it of a running one. MoveRefused where it has ended."""
@@ -287,7 +294,9 @@ class Ledger(Scoped):
         """End the attempt; the job ends too, or waits for its next attempt. Its status event is the last it writes."""
         with self._writing.begin() as connection:
             job = _journal.lock_held(connection, job_id, attempt)
-            return _endings.end_attempt(connection, job, clock(connection), outcome, self._budgets)
+            ended = _endings.end_attempt(connection, job, clock(connection), outcome, self._budgets)
+        vitals.count_end(ended)
+        return ended
 
     # What the housekeeper writes
 
@@ -296,9 +305,10 @@ class Ledger(Scoped):
         with self._writing.begin() as connection:
             now = clock(connection)
             expired = _endings.lock_expired(connection, now, self._lease_seconds)
-            for job in expired:
-                _endings.end_attempt(connection, job, now, Outcome("lost"), self._budgets)
-            return [job.id for job in expired]
+            lost = [_endings.end_attempt(connection, job, now, Outcome("lost"), self._budgets) for job in expired]
+        for job in lost:
+            vitals.count_end(job)
+        return [job.id for job in lost]
 
     def long_queued(self, seconds: float) -> list[str]:
         """Jobs that could have been claimed and have waited longer than this, longest first: ring for them again."""
@@ -340,20 +350,21 @@ def _new_row(spec: Json, resolved_spec: Json, **more: Any) -> dict[str, Any]:
         "attempt": 0,
         "failures": 0,
         "losses": 0,
-        "last_event": 0,
         "last_log_line": 0,
         **more,
     }
 
 
-def _insert(connection: Connection, row: dict[str, Any]) -> Job:
-    now = clock(connection)
-    inserted = insert(jobs).values(**row, created_at=now, **_claims.lined_up(row["priority"], now)).returning(*jobs.c)
-    job = read(Job, connection.execute(inserted).mappings().one())
+def _insert(connection: Connection, row: dict[str, Any], now: datetime) -> Job:
+    """The row counts the event that tells of it."""
+    values = {**row, "last_event": 1, "created_at": now, **_claims.lined_up(row["priority"], now)}
+    connection.execute(ADD_JOB, values)
+    job = read(Job, {**dict.fromkeys(jobs.c.keys()), **values})
     if job.metadata:
         pairs = [{"job": job.id, "key": key, "value": value} for key, value in job.metadata.items()]
-        connection.execute(insert(labels), pairs)
-    return _journal.append_status(connection, job, now, "queued", None)
+        connection.execute(ADD_LABELS, pairs)
+    _journal.open_with(connection, job, now, "queued")
+    return job
 
 
 def _sha256_of(spec: Json) -> str:
@@ -365,7 +376,14 @@ def _of_attempt(job: Job) -> Update:
 
 
 def _row_of(checkpoint: Checkpoint, job: Job, now: datetime) -> dict[str, Any]:
-    said = {"job": job.id, "attempt": job.attempt, "created_at": now, "best": False, "latest": False}
+    said = {
+        "job": job.id,
+        "tenant": job.tenant,
+        "attempt": job.attempt,
+        "created_at": now,
+        "best": False,
+        "latest": False,
+    }
     return {**asdict(checkpoint), **said}
 
 

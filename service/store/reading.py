@@ -1,16 +1,17 @@
 """Reads of the store: lists, pages and the parts of a job. Filtered and cut in SQL."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, exists, func, null, select
+from sqlalchemy import Connection, Engine, Select, exists, literal, null, select
 
 from acmix.catalog import Catalog, Device
-from service.store import _claims, _series, _sources
+from service.store import _claims, _series, _sources, _told
 from service.store._checkpoints import NEWEST_FIRST
-from service.store.database import clock
+from service.store._menus import Menus
+from service.store.database import clock, clock_time, reading
 from service.store.errors import CheckpointNotFound, DatasetNotFound, JobNotFound, WebhookNotFound, WeightsNotFound
 from service.store.rows import (
     Attempt,
@@ -21,9 +22,12 @@ from service.store.rows import (
     Job,
     Json,
     LayerTrace,
+    Menu,
     Page,
     Series,
+    Status,
     StoredEvent,
+    ToldJob,
     Webhook,
     Weights,
     Worker,
@@ -46,15 +50,17 @@ from service.store.tables import (
     workers,
 )
 
+DAY_SECONDS = 86_400
 T = TypeVar("T")
-Listed = TypeVar("Listed", Job, Weights, Dataset, Webhook, Delivery)
+Listed = TypeVar("Listed", ToldJob, Weights, Dataset, Webhook, Delivery)
 
 
 class Reader(Scoped):
     """Reads of the API, the worker and the housekeeper. Lists of an unknown job are empty."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine = reading(engine)
+        self._menus = Menus()
 
     def ping(self) -> None:
         """Raises if the database does not answer, or has no tables."""
@@ -83,9 +89,9 @@ class Reader(Scoped):
         kind: str | None = None,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
-    ) -> Page[Job]:
+    ) -> Page[ToldJob]:
         """Newest first; those whose fields and labels are all as given."""
-        wanted = select(jobs).where(self._mine(jobs)).order_by(jobs.c.id.desc())
+        wanted = select(*_told.COLUMNS).where(self._mine(jobs)).order_by(jobs.c.id.desc())
         for column, value in ((jobs.c.status, status), (jobs.c.kind, kind), (jobs.c.name, name)):
             wanted = wanted if value is None else wanted.where(column == value)
         for key, value in (metadata or {}).items():
@@ -93,27 +99,38 @@ class Reader(Scoped):
                 exists().where(labels.c.job == jobs.c.id, labels.c.key == key, labels.c.value == value)
             )
         wanted = wanted.where(jobs.c.id < after) if after else wanted
-        return _page(self._all(Job, wanted.limit(limit + 1)), limit)
+        return self._page_told(wanted, limit)
 
-    def queue(self, limit: int = 20, after: str | None = None) -> Page[Job]:
+    def queue(self, limit: int = 20, after: str | None = None) -> Page[ToldJob]:
         """Queued jobs in claim order, those held back by a backoff or a limit too; JobNotFound if `after` is gone."""
-        wanted = select(jobs).where(jobs.c.status == "queued", self._mine(jobs)).order_by(*_claims.CLAIM_ORDER)
+        wanted = select(*_told.COLUMNS).where(jobs.c.status == "queued", self._mine(jobs))
         if after:
             last = self.job(after)
             wanted = wanted.where(_claims.behind(last.turn_at, last.id))
-        return _page(self._all(Job, wanted.limit(limit + 1)), limit)
+        return self._page_told(wanted.order_by(*_claims.CLAIM_ORDER), limit)
+
+    def told(self, job_id: str) -> ToldJob:
+        """JobNotFound."""
+        with self._engine.connect() as connection:
+            found = _told.one(connection, job_id, self._tenant)
+        if found is None:
+            raise JobNotFound(job_id)
+        return found
 
     def position(self, job_id: str) -> int | None:
         """Where a queued job stands in the queue of all tenants, 1 being next; None for any other."""
-        job = self.job(job_id)
-        if job.status != "queued":
-            return None
-        not_ahead = (jobs.c.id == job.id) | _claims.behind(job.turn_at, job.id)
-        ahead = select(func.count()).select_from(jobs).where(jobs.c.status == "queued", ~not_ahead)
-        with self._engine.connect() as connection:
-            return 1 + connection.execute(ahead).scalar_one()
+        return self.told(job_id).position
 
     # What a job said
+
+    def last_event(self, job_id: str) -> tuple[int, Status]:
+        """The number of the last event that is written, and the job's status with it; JobNotFound."""
+        wanted = select(jobs.c.last_event, jobs.c.status).where(jobs.c.id == job_id, self._mine(jobs))
+        with self._engine.connect() as connection:
+            row = connection.execute(wanted).one_or_none()
+        if row is None:
+            raise JobNotFound(job_id)
+        return row.last_event, row.status
 
     def events(self, job_id: str, after: int = 0, types: Sequence[str] = (), limit: int = 1000) -> list[StoredEvent]:
         """In rising number, those above `after`; of all types if none is given."""
@@ -283,25 +300,30 @@ class Reader(Scoped):
 
     def workers(self, seen_within_seconds: float = 90) -> list[Worker]:
         """Those at work, the longest there first."""
+        seen = workers.c.seen_at >= clock_time(ago_seconds=literal(seen_within_seconds))
+        wanted = select(workers).where(seen, workers.c.left_at.is_(None))
         with self._engine.connect() as connection:
-            rows = connection.execute(
-                _seen_within(connection, timedelta(seconds=seen_within_seconds)).where(workers.c.left_at.is_(None))
-            )
+            rows = connection.execute(wanted.order_by(workers.c.started_at, workers.c.id))
             return [_worker(row) for row in rows.mappings()]
+
+    def menu(self, seen_within_days: float = 7) -> Menu | None:
+        """What workers seen lately can run, all of them together; None while there is none."""
+        with self._engine.connect() as connection:
+            return self._menus.of_workers_seen(connection, DAY_SECONDS * seen_within_days)
 
     def catalog(self, seen_within_days: float = 7) -> Catalog | None:
         """The union of all menus posted by workers seen lately; None while there is none."""
-        known = self._known(seen_within_days)
-        return Catalog.union([worker.catalog for worker in known]) if known else None
+        found = self.menu(seen_within_days)
+        return found.catalog if found else None
 
     def most_gpus(self, seen_within_days: float = 7) -> int:
         """How many GPUs the best equipped worker seen lately has."""
-        return max((len(worker.devices) for worker in self._known(seen_within_days)), default=0)
+        found = self.menu(seen_within_days)
+        return found.most_gpus if found else 0
 
-    def _known(self, seen_within_days: float) -> list[Worker]:
+    def _page_told(self, wanted: Select[Any], limit: int) -> Page[ToldJob]:
         with self._engine.connect() as connection:
-            rows = connection.execute(_seen_within(connection, timedelta(days=seen_within_days)))
-            return [_worker(row) for row in rows.mappings()]
+            return _page(_told.page(connection, wanted.limit(limit + 1)), limit)
 
     def _sees(self, connection: Connection, job_id: str) -> bool:
         this = select(jobs.c.id).where(jobs.c.id == job_id, self._mine(jobs))
@@ -317,11 +339,6 @@ def _page(found: list[Listed], limit: int) -> Page[Listed]:
     has_more = len(found) > limit
     data = found[:limit]
     return Page(data, has_more, data[-1].id if has_more else None)
-
-
-def _seen_within(connection: Connection, span: timedelta) -> Select[Any]:
-    since = clock(connection) - span
-    return select(workers).where(workers.c.seen_at >= since).order_by(workers.c.started_at, workers.c.id)
 
 
 def _worker(row: Mapping[Any, Any]) -> Worker:

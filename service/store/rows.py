@@ -63,11 +63,46 @@ class Job:
     best: Json | None
     last_event: int
     last_log_line: int
+    events_pruned_at: datetime | None
+    series_pruned_at: datetime | None
+    request_id: str | None  # under which the logs have the request that made it
+
+
+@dataclass(frozen=True)
+class ToldJob:
+    """A job as the API tells it: its specs are the JSON text that is stored, `position` its place in the queue."""
+
+    id: str
+    kind: str
+    name: str
+    status: Status
+    phase: str | None
+    status_reason: Json | None
+    requested: Wish | None
+    spec: str
+    resolved_spec: str
+    parent: str | None
+    attempt: int
+    failures: int
+    losses: int
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    position: int | None
+    progress: Json | None
+    progress_at: datetime | None
+    best: Json | None
+    worker: str | None
+    devices: list[Any] | None
+    versions: Json | None
+    metadata: dict[str, str]
+    events_pruned_at: datetime | None
+    series_pruned_at: datetime | None
 
 
 @dataclass(frozen=True)
 class StoredEvent:
-    """An event with what the ledger adds to it; numbers of a job are 1, 2, 3, ... without gaps."""
+    """An event with what the ledger adds to it; numbers of a job are 1, 2, 3, ... without gaps until it is pruned."""
 
     number: int
     at: datetime
@@ -269,6 +304,14 @@ class Worker:
     catalog: Catalog
     started_at: datetime
     seen_at: datetime
+
+
+@dataclass(frozen=True)
+class Menu:
+    """What several workers can run, all of them together, and how many GPUs the best equipped of them has."""
+
+    catalog: Catalog
+    most_gpus: int
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    and_,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
@@ -146,8 +147,11 @@ jobs = Table(
     Column("best", Json),
     Column("last_event", Integer, nullable=False),
     Column("last_log_line", Integer, nullable=False),
+    Column("events_pruned_at", UtcDateTime),
+    Column("series_pruned_at", UtcDateTime),
     Column("idempotency_key", Text),
     Column("body_sha256", String(64)),
+    Column("request_id", Text),
     CheckConstraint(f"status IN ({', '.join(repr(status) for status in STATUSES)})", name="status"),
     CheckConstraint("requested IN ('cancel', 'pause')", name="requested"),
     UniqueConstraint("tenant", "idempotency_key"),
@@ -158,6 +162,11 @@ jobs = Table(
 )
 Index("ix_jobs_claim_order", jobs.c.status, jobs.c.turn_at, jobs.c.id)
 Index("ix_jobs_status_lease_expires_at", jobs.c.status, jobs.c.lease_expires_at)
+# Of jobs at work there is no entry, so that renewing a lease costs none.
+for _pruned_at in (jobs.c.events_pruned_at, jobs.c.series_pruned_at):
+    _whole = and_(jobs.c.ended_at.is_not(None), _pruned_at.is_(None))
+    _name = f"ix_jobs_{_pruned_at.name.removesuffix('_pruned_at')}_unpruned"
+    Index(_name, jobs.c.ended_at, postgresql_where=_whole, sqlite_where=_whole)
 
 # The labels of `metadata` once more, a row each, so that a list can be filtered by them through an index.
 labels = Table(
@@ -190,6 +199,20 @@ metric_points = Table(
     Column("step", Integer, primary_key=True, autoincrement=False),
     Column("value", Double, nullable=False),
     sqlite_with_rowid=False,
+)
+
+# The same once more, summed up by blocks of steps: the least and the greatest value of each, and where they are.
+metric_blocks = Table(
+    "metric_blocks",
+    metadata,
+    _job(primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("block", Integer, primary_key=True, autoincrement=False),
+    Column("points", Integer, nullable=False),
+    Column("least", Double, nullable=False),
+    Column("least_step", Integer, nullable=False),
+    Column("greatest", Double, nullable=False),
+    Column("greatest_step", Integer, nullable=False),
 )
 
 trace_steps = Table(
@@ -233,6 +256,7 @@ checkpoints = Table(
     metadata,
     Column("id", Id, primary_key=True),
     _job(),
+    Column("tenant", Text),  # the job's; none in rows of workers that knew of no such column
     Column("attempt", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("step", Integer, nullable=False),
@@ -246,6 +270,7 @@ checkpoints = Table(
     Column("latest", Boolean, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Index(None, "job", "step", "created_at", "id"),
+    Index(None, "tenant", "stored_bytes"),
 )
 
 log_lines = Table(
@@ -326,6 +351,8 @@ datasets = Table(
     Index(None, "tenant", "status", "id"),
     Index(None, "tenant", "name", "id"),
     Index(None, "tenant", "task", "id"),
+    Index(None, "status", "id"),
+    Index(None, "deleted_at"),
 )
 
 # What of an archive is stored, by where it begins in it; an upload cut off goes on behind the last of them.

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Engine, insert, or_, select, update
+from sqlalchemy import Connection, Engine, bindparam, insert, or_, select, update
 
 from service.store import _quotas
-from service.store.database import clock, insert_unless_there, writing
+from service.store.database import clock, clock_time, insert_unless_there, one_at_a_time, reading, writing
 from service.store.errors import KeyNotFound, KeyRefused
 from service.store.ids import new_id
 from service.store.rows import Key, Scope, Tenant, Used, columns, read
@@ -22,6 +22,11 @@ SECRET_BYTES = 32
 PREFIX_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 PREFIX_LENGTH = 8
 USED_EVERY = timedelta(minutes=1)
+CALLER = (
+    select(*columns(Key, keys), keys.c.sha256, tenants.c.most_requests, clock_time().label("now"))
+    .join(tenants)
+    .where(keys.c.prefix == bindparam("prefix"))
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Tenants:
     """What `acmix keys` and `acmix tenants` write, and what the API asks of every request."""
 
     def __init__(self, engine: Engine) -> None:
-        self._reading = engine
+        self._reading = reading(engine)
         self._writing = writing(engine)
 
     # Keys
@@ -48,20 +53,23 @@ class Tenants:
         prefix = "".join(secrets.choice(PREFIX_ALPHABET) for _ in range(PREFIX_LENGTH))
         text = f"acmix_{prefix}_{secrets.token_urlsafe(SECRET_BYTES)}"
         with self._writing.begin() as connection:
-            now = clock(connection)
-            insert_unless_there(connection, tenants, {"name": tenant, "created_at": now})
-            row = {
-                "id": new_id("key"),
-                "tenant": tenant,
-                "name": name,
-                "prefix": prefix,
-                "sha256": _sha256(text),
-                "scopes": list(scopes),
-                "created_at": now,
-                "expires_at": now + lasts if lasts else None,
-            }
-            inserted = insert(keys).values(**row).returning(*columns(Key, keys))
-            return read(Key, connection.execute(inserted).mappings().one()), text
+            return _insert_key(connection, text, tenant, name, scopes, lasts), text
+
+    def keep_key(self, text: str, tenant: str, *, name: str, scopes: Sequence[Scope]) -> bool:
+        """Make the key of a text that was chosen elsewhere, if it is not there; whether it was made.
+
+        KeyRefused where the text is none of a key, or the key was revoked or has expired.
+        """
+        prefix = _prefix(text)
+        with self._writing.begin() as connection:
+            one_at_a_time(connection, f"key {prefix}")
+            matching = _matching(connection, prefix, text)
+            if matching:
+                found, now = matching
+                _check_good(found.key, now)
+            else:
+                _insert_key(connection, text, tenant, name, scopes)
+        return matching is None
 
     def all_keys(self) -> list[Key]:
         """All of them, oldest first, those too that are good no more."""
@@ -87,14 +95,12 @@ class Tenants:
 
     def caller(self, text: str) -> Caller:
         """Whose key this is; KeyRefused where it is none, was revoked or has expired."""
-        form = KEY.fullmatch(text)
-        if form is None:
-            raise KeyRefused("the key has not the form of one; they begin with acmix_")
+        prefix = _prefix(text)
         with self._reading.connect() as connection:
-            now = clock(connection)
-            found = _matching(connection, form.group(1), text)
-        if found is None:
+            matching = _matching(connection, prefix, text)
+        if matching is None:
             raise KeyRefused("there is no such key")
+        found, now = matching
         _check_good(found.key, now)
         if found.key.used_at is None or found.key.used_at < now - USED_EVERY:
             self._note_use(found.key.id, now)
@@ -137,12 +143,47 @@ class Tenants:
             connection.execute(update(keys).where(keys.c.id == key_id, before).values(used_at=now))
 
 
-def _matching(connection: Connection, prefix: str, text: str) -> Caller | None:
-    """The key of this text: found by its prefix, which is no secret, and told by its hash in constant time."""
-    wanted = select(*columns(Key, keys), keys.c.sha256, tenants.c.most_requests).join(tenants)
-    for row in connection.execute(wanted.where(keys.c.prefix == prefix)).mappings():
+def _insert_key(
+    connection: Connection,
+    text: str,
+    tenant: str,
+    name: str,
+    scopes: Sequence[Scope],
+    lasts: timedelta | None = None,
+) -> Key:
+    """Of a tenant, which is made if it is not there."""
+    now = clock(connection)
+    insert_unless_there(connection, tenants, {"name": tenant, "created_at": now})
+    row = {
+        "id": new_id("key"),
+        "tenant": tenant,
+        "name": name,
+        "prefix": _prefix(text),
+        "sha256": _sha256(text),
+        "scopes": list(scopes),
+        "created_at": now,
+        "expires_at": now + lasts if lasts else None,
+    }
+    inserted = insert(keys).values(**row).returning(*columns(Key, keys))
+    return read(Key, connection.execute(inserted).mappings().one())
+
+
+def _prefix(text: str) -> str:
+    """What a key is found by; KeyRefused where the text is none of a key."""
+    form = KEY.fullmatch(text)
+    if form is None:
+        raise KeyRefused("the key has not the form of one; they begin with acmix_")
+    return form.group(1)
+
+
+def _matching(connection: Connection, prefix: str, text: str) -> tuple[Caller, datetime] | None:
+    """The key of this text and what time it is: found by its prefix, which is no secret, told by its hash.
+
+    The hash is compared in constant time. One statement does, since every request waits for it.
+    """
+    for row in connection.execute(CALLER, {"prefix": prefix}).mappings():
         if hmac.compare_digest(row["sha256"], _sha256(text)):
-            return Caller(read(Key, row), row["most_requests"])
+            return Caller(read(Key, row), row["most_requests"]), row["now"]
     return None
 
 

@@ -1,4 +1,4 @@
-"""A whole service for tests: `acmix up` as a child process, and a plain HTTP client to it."""
+"""A whole service for tests: what is asked of any, and `acmix up` as a child process."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,36 +22,17 @@ QUICK = {"LEASE_SECONDS": "3", "ACMIX_SWEEP_SECONDS": "0.3", "ACMIX_IDLE_LOOK_SE
 UNPLANNED = {"PLANNER_IDLE_SECONDS": "600"}  # nobody asks for a plan: a warm planner would take half a minute of a core
 
 
-class Up:
-    """A running `acmix up`. `http` speaks to it."""
+class Service:
+    """One that is reached by HTTP, on this machine: `http` speaks to it, its files lie in two folders."""
 
-    def __init__(self, data: Path, environment: dict[str, str], *arguments: str) -> None:
-        self.data = data
-        self.port = free_port()
-        command = [sys.executable, "-c", "from service.cli import main; main()", "up", "--data", str(data)]
-        self.process = subprocess.Popen(
-            [*command, "--port", str(self.port), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-        )
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+    def __init__(self, url: str, *, artifacts: Path, attempts: Path, headers: Mapping[str, str] | None = None) -> None:
+        self.http = httpx.Client(base_url=url, headers=headers, timeout=30)
+        self.artifacts = artifacts
+        self.attempts = attempts
 
-    def wait_ready(self) -> str:
-        """The line it prints once /readyz is green."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise AssertionError(self.process.communicate()[1])
-        return line.strip()
-
-    def stop(self) -> float:
-        """SIGTERM; how many seconds it took."""
-        began = time.monotonic()
-        self.process.terminate()
-        self.process.wait(30)
-        return time.monotonic() - began
+    def below(self) -> list[psutil.Process]:
+        """All its processes."""
+        raise NotImplementedError
 
     def submit(self, spec: dict[str, Any]) -> str:
         answer = self.http.post("/v1/jobs", json=spec)
@@ -88,12 +69,45 @@ class Up:
 
     def runs(self) -> list[psutil.Process]:
         """Trainers below this service: the processes of attempts, and their own children."""
-        below = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in below if _is_run(process)]
+        return [process for process in self.below() if _is_run(process)]
 
     def workers(self) -> list[psutil.Process]:
-        below = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in below if _command(process)[-2:] == ["worker", "train"]]
+        return [process for process in self.below() if _command(process)[-2:] == ["worker", "train"]]
+
+
+class Up(Service):
+    """A running `acmix up`. `http` speaks to it."""
+
+    def __init__(self, data: Path, environment: dict[str, str], *arguments: str) -> None:
+        self.data = data
+        self.port = free_port()
+        command = [sys.executable, "-c", "from service.cli import main; main()", "up", "--data", str(data)]
+        self.process = subprocess.Popen(
+            [*command, "--port", str(self.port), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        super().__init__(f"http://127.0.0.1:{self.port}", artifacts=data / "artifacts", attempts=data / "attempts")
+
+    def wait_ready(self) -> str:
+        """The line it prints once /readyz is green."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError(self.process.communicate()[1])
+        return line.strip()
+
+    def stop(self) -> float:
+        """SIGTERM; how many seconds it took."""
+        began = time.monotonic()
+        self.process.terminate()
+        self.process.wait(30)
+        return time.monotonic() - began
+
+    def below(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
 
 
 @contextmanager

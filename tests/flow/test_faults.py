@@ -82,7 +82,7 @@ def test_stopping_the_service_leaves_a_running_job_to_go_on_at_the_next_start(tm
 
 
 def test_a_child_that_dies_is_started_again(service: Up) -> None:
-    api = next(child for child in _children(service) if "uvicorn" in " ".join(child.cmdline()))
+    api = next(child for child in _children(service) if child.cmdline()[1:3] == ["-m", "service"])
     kill(api)
     wait_for(lambda: _answers(service))
     assert service.http.get("/v1/workers").json()["data"]

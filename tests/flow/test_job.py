@@ -2,26 +2,25 @@
 
 import hashlib
 import json
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from safetensors.torch import load
 
-from tests.flow.service_process import Up, small_job, wait_for
+from tests.flow.service_process import Service, small_job, wait_for
 
 LAYERS = [f"layer{stage}.0.conv2" for stage in (1, 2, 3, 4)]
 
 
 @pytest.fixture(scope="module")
-def done(service: Up) -> dict:
+def done(service: Service) -> dict:
     """A job that has succeeded, shared by the tests that only look."""
     job = service.ended(service.submit(small_job(metadata={"study": "depth"})))
     assert job["status"] == "succeeded", job["status_reason"]
     return job
 
 
-def test_a_job_ends_with_results_of_its_best_checkpoint_on_test(service: Up, done: dict) -> None:
+def test_a_job_ends_with_results_of_its_best_checkpoint_on_test(service: Service, done: dict) -> None:
     results = service.http.get(done["urls"]["results"]).json()
     assert results["complete"]
     assert [evaluation["split"] for evaluation in results["evaluations"]] == ["val"] * 3 + ["test"]
@@ -45,7 +44,7 @@ def test_the_job_tells_all_about_itself(done: dict) -> None:
     assert done["started_at"] < done["ended_at"]
 
 
-def test_traces_are_served_for_every_layer_in_depth_order(service: Up, done: dict) -> None:
+def test_traces_are_served_for_every_layer_in_depth_order(service: Service, done: dict) -> None:
     layers = service.http.get(done["urls"]["traces"]).json()["layers"]
     assert [layer["layer"] for layer in layers] == LAYERS
     assert [layer["depth"] for layer in layers] == [0, 1, 2, 3]
@@ -62,14 +61,14 @@ def test_traces_are_served_for_every_layer_in_depth_order(service: Up, done: dic
         assert ElementTree.fromstring(picture.text).tag == "{http://www.w3.org/2000/svg}svg"
 
 
-def test_metrics_hold_every_step_once(service: Up, done: dict) -> None:
+def test_metrics_hold_every_step_once(service: Service, done: dict) -> None:
     curves = service.metrics(done["id"])
     assert list(curves["train/loss"]) == list(range(1, done["progress"]["steps"] + 1))
     assert len(curves["val/accuracy"]) == 3
     assert set(curves) >= {"train/lr", "train/accuracy", "val/loss", "test/accuracy"}
 
 
-def test_events_are_numbered_without_gaps_and_end_with_the_end(service: Up, done: dict) -> None:
+def test_events_are_numbered_without_gaps_and_end_with_the_end(service: Service, done: dict) -> None:
     events = service.events(done["id"])
     assert [event["number"] for event in events] == list(range(1, len(events) + 1))
     assert events[0]["data"]["status"] == "queued"
@@ -79,7 +78,7 @@ def test_events_are_numbered_without_gaps_and_end_with_the_end(service: Up, done
     assert len([event for event in events if event["type"] == "trace"]) == 1 + done["progress"]["steps"] // 5
 
 
-def test_a_stream_begins_where_the_reader_left_off_and_closes_with_the_job(service: Up, done: dict) -> None:
+def test_a_stream_begins_where_the_reader_left_off_and_closes_with_the_job(service: Service, done: dict) -> None:
     headers = {"Accept": "text/event-stream", "Last-Event-ID": "3"}
     with service.http.stream("GET", done["urls"]["events"], headers=headers) as stream:
         lines = [line for line in stream.iter_lines() if line.startswith(("id:", "data:"))]
@@ -87,7 +86,7 @@ def test_a_stream_begins_where_the_reader_left_off_and_closes_with_the_job(servi
     assert json.loads(lines[-1].removeprefix("data:"))["data"]["status"] == "succeeded"
 
 
-def test_a_checkpoint_comes_down_whole_and_in_parts(service: Up, done: dict) -> None:
+def test_a_checkpoint_comes_down_whole_and_in_parts(service: Service, done: dict) -> None:
     best = service.http.get(f"/v1/checkpoints/{done['best']['checkpoint']}").json()
     url = f"/v1/checkpoints/{best['id']}/content"
     whole = service.http.get(url)
@@ -100,20 +99,20 @@ def test_a_checkpoint_comes_down_whole_and_in_parts(service: Up, done: dict) -> 
     assert part.content == whole.content[100:200]
 
 
-def test_logs_hold_what_the_attempt_printed(service: Up, done: dict) -> None:
+def test_logs_hold_what_the_attempt_printed(service: Service, done: dict) -> None:
     text = service.http.get(f"/v1/jobs/{done['id']}/logs").text
     assert "epoch 3 of 3" in text
     tail = service.http.get(f"/v1/jobs/{done['id']}/logs", params={"tail": 1}).text
     assert text.endswith(tail)
 
 
-def test_the_resolved_spec_posted_again_gives_the_same_losses_to_the_last_bit(service: Up, done: dict) -> None:
+def test_the_resolved_spec_posted_again_gives_the_same_losses_to_the_last_bit(service: Service, done: dict) -> None:
     again = service.ended(service.submit(done["resolved_spec"]))
     assert again["resolved_spec"] == done["resolved_spec"]
     assert service.metrics(again["id"]) == service.metrics(done["id"])
 
 
-def test_a_job_cancelled_in_mid_epoch_ends_at_once_and_leaves_no_process(service: Up) -> None:
+def test_a_job_cancelled_in_mid_epoch_ends_at_once_and_leaves_no_process(service: Service) -> None:
     job_id = service.submit(small_job(epochs=5000))
     wait_for(lambda: service.events(job_id, "metrics"))
     answer = service.http.post(f"/v1/jobs/{job_id}/cancel")
@@ -125,16 +124,16 @@ def test_a_job_cancelled_in_mid_epoch_ends_at_once_and_leaves_no_process(service
     assert service.http.post(f"/v1/jobs/{job_id}/cancel").status_code == 200
 
 
-def test_a_deleted_job_is_gone_with_its_files(service: Up) -> None:
+def test_a_deleted_job_is_gone_with_its_files(service: Service) -> None:
     job = service.ended(service.submit(small_job(epochs=1, limit_train_batches=4)))
-    files = service.data / "artifacts" / "jobs" / job["id"]
+    files = service.artifacts / "jobs" / job["id"]
     assert list(files.rglob("model.safetensors"))
     assert service.http.delete(f"/v1/jobs/{job['id']}").status_code in (200, 204)
     assert service.http.get(f"/v1/jobs/{job['id']}").status_code == 404
     assert not files.exists()
 
 
-def test_a_run_that_cannot_work_fails_with_a_reason_that_blames_the_right_one(service: Up) -> None:
+def test_a_run_that_cannot_work_fails_with_a_reason_that_blames_the_right_one(service: Service) -> None:
     missing = {**small_job(), "dataset": {"name": "image_folder", "options": {"folder": "nowhere"}}}
     job = service.ended(service.submit(missing))
     assert job["status"] == "failed"
@@ -147,10 +146,10 @@ def test_a_run_that_cannot_work_fails_with_a_reason_that_blames_the_right_one(se
     assert "the first layer to" in job["status_reason"]["message"]
 
 
-def test_a_runtime_limit_is_kept(service: Up) -> None:
+def test_a_runtime_limit_is_kept(service: Service) -> None:
     job_id = service.submit({**small_job(epochs=5000), "resources": {"max_runtime_seconds": 6}})
     assert service.ended(job_id)["status_reason"]["code"] == "max_runtime_exceeded"
 
 
-def test_nothing_of_a_run_is_left_on_the_machine(service: Up, done: dict) -> None:
-    wait_for(lambda: not list(Path(service.data / "attempts").iterdir()), within_seconds=10)
+def test_nothing_of_a_run_is_left_on_the_machine(service: Service, done: dict) -> None:
+    wait_for(lambda: not list(service.attempts.iterdir()), within_seconds=10)

@@ -62,6 +62,7 @@ DATA_WRITE = """
     DELETE /v1/weights/{weights_id}
 """
 ADMIN = """
+    GET /metrics
     POST /v1/webhooks
     GET /v1/webhooks
     GET /v1/webhooks/{webhook_id}

@@ -148,3 +148,12 @@ def test_a_checkpoint_whose_files_are_gone_is_a_404(stored: Stored) -> None:
     stored.api.artifacts.delete_prefix(f"jobs/{stored.job}")
     assert stored.content().status_code == 404
     assert stored.api.http.head(f"/v1/checkpoints/{stored.id}/content").status_code == 404
+
+
+def test_a_folder_serves_nobody_itself_so_the_file_comes_where_a_redirect_is_asked_for(stored: Stored) -> None:
+    path = f"/v1/checkpoints/{stored.id}/content?redirect=true"
+    whole = stored.api.http.get(path, follow_redirects=False)
+    part = stored.api.http.get(path, headers={"Range": "bytes=0-9"}, follow_redirects=False)
+    assert (whole.status_code, whole.content) == (200, CONTENT)
+    assert (part.status_code, part.content) == (206, CONTENT[:10])
+    assert stored.api.http.head(path, follow_redirects=False).status_code == 200

@@ -6,11 +6,12 @@ from sqlalchemy import Column, Engine, MetaData, Table, insert, make_url, select
 from sqlalchemy.exc import StatementError
 
 from acmix.events import Event
+from service.store import database
 from service.store.database import clock, connect, writing
 from service.store.ledger import Ledger
 from service.store.reading import Reader
 from service.store.tables import UtcDateTime
-from tests.service.work import at_once, claim, submit
+from tests.service.work import at_once, claim, submit, until
 
 
 def test_sqlite_waits_syncs_and_keeps_its_foreign_keys(migrated_sqlite: Path) -> None:
@@ -100,3 +101,19 @@ def test_a_postgresql_url_needs_no_driver(postgresql_url: str) -> None:
     engine = connect(make_url(postgresql_url).set(drivername="postgresql").render_as_string(hide_password=False))
     engine.connect().close()
     engine.dispose()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("ask_after_seconds", [0.0, 3600.0])
+def test_connections_that_the_server_has_ended_are_replaced_unnoticed(
+    engine: Engine, administrator: Engine, ask_after_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "ASK_AFTER_SECONDS", ask_after_seconds)
+    reader = Reader(engine)
+    at_once(*[reader.ping] * 3)
+    of_this = f"FROM pg_stat_activity WHERE datname = '{engine.url.database}'"
+    with administrator.connect() as connection:
+        assert connection.execute(text(f"SELECT pg_terminate_backend(pid) {of_this}")).all()
+        until(lambda: connection.execute(text(f"SELECT count(*) {of_this}")).scalar_one() == 0)
+    at_once(*[reader.ping] * 3)
+    assert submit(Ledger(engine))

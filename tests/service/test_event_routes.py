@@ -1,6 +1,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -8,10 +9,11 @@ import pytest
 from sqlalchemy import Engine
 
 from acmix.events import Event, warning
+from service import tails
 from service.routes import events as event_routes
 from service.store.rows import Outcome
 from tests.service.deployed import Deployed, served
-from tests.service.work import claim, let_lease_run_out, until
+from tests.service.work import claim, let_lease_run_out, statements, until
 
 
 @pytest.fixture
@@ -187,6 +189,91 @@ def test_an_attempt_names_the_signal_that_ended_it(api: Deployed, job_id: str, n
     api.ledger.finish(job_id, 1, Outcome("lost", None, None, number))
     [attempt] = api.get(f"/v1/jobs/{job_id}/attempts")["data"]
     assert (attempt["signal"], attempt["signal_name"]) == (number, name)
+
+
+@contextmanager
+def listening(url: str, count: int) -> Iterator[list[list[int]]]:
+    """So many listeners, there from the start; at the end of the context all have been told everything."""
+    heard: list[list[int]] = [[] for _ in range(count)]
+    there = threading.Barrier(count + 1)
+
+    def listen(numbers: list[int]) -> None:
+        with httpx.stream("GET", url, headers={"Accept": "text/event-stream"}, timeout=30) as response:
+            lines = response.iter_lines()
+            assert next(lines) == ": here"
+            there.wait()
+            numbers.extend(int(line[4:]) for line in lines if line.startswith("id: "))
+
+    threads = [threading.Thread(target=listen, args=(numbers,)) for numbers in heard]
+    for thread in threads:
+        thread.start()
+    there.wait()
+    yield heard
+    for thread in threads:
+        thread.join()
+
+
+def test_twenty_listeners_cost_as_many_queries_as_one(api: Deployed, job_id: str, url: str) -> None:
+    with statements(api.app.state.backend.engine) as asked, listening(url, 20) as heard:
+        for number in range(5):
+            say(api, job_id, str(number))
+        api.ledger.finish(job_id, 1, Outcome("succeeded"))
+    assert heard == [list(range(1, 9))] * 20
+    told = [each for each in asked if "FROM events" in each]
+    assert len(told) <= 7, "one for what was there, one each time it speaks"
+
+
+def test_who_comes_late_or_falls_behind_is_told_what_the_tail_has_forgotten(
+    api: Deployed, job_id: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tails, "REMEMBERED_EVENTS", 3)
+    say(api, job_id, *map(str, range(20)))
+    with listening(url, 2) as heard:
+        for _ in range(5):
+            say(api, job_id, *map(str, range(20)))
+        late = threading.Thread(target=lambda: heard.append([event["number"] for event in streamed(url)]))
+        late.start()
+        api.ledger.finish(job_id, 1, Outcome("succeeded"))
+        late.join()
+    assert heard == [list(range(1, 124))] * 3
+
+
+def test_a_tail_remembers_no_more_bytes_than_it_may(
+    api: Deployed, job_id: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tails, "REMEMBERED_BYTES", 100)
+    say(api, job_id, "x" * 200, "y" * 200)
+    with listening(url, 1) as heard:
+        say(api, job_id, "z" * 200)
+        api.ledger.finish(job_id, 1, Outcome("succeeded"))
+    assert heard == [[1, 2, 3, 4, 5, 6]]
+
+
+def test_a_tail_is_gone_with_its_last_listener(api: Deployed, job_id: str, url: str) -> None:
+    running = api.app.state.tails
+    first, second = (httpx.stream("GET", url, headers={"Accept": "text/event-stream"}, timeout=20) for _ in range(2))
+    with first as one:
+        lines = one.iter_lines()
+        next(lines)
+        with second as other:
+            next(other.iter_lines())
+            until(lambda: len(running) == 1)
+        assert "id: 1" in lines
+        assert len(running) == 1
+    until(lambda: len(running) == 0)
+
+
+def test_a_stream_ends_once_its_key_is_revoked(
+    api: Deployed, job_id: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_routes, "COMMENT_SECONDS", 0.2)
+    key, text = api.app.state.backend.tenants.create_key("default", name="", scopes=["jobs:read"])
+    headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {text}"}
+    with httpx.stream("GET", url, headers=headers, timeout=20) as response:
+        lines = response.iter_lines()
+        assert any(line == ": still here" for line in lines)
+        api.app.state.backend.tenants.revoke_key(key.id)
+        assert all(line in {"", ": still here"} for line in lines), "and then it ends"
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

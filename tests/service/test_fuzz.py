@@ -30,7 +30,7 @@ QUIET = settings(
     database=None,
     derandomize=True,
 )
-WITHOUT_INPUT = {"GET /healthz", "GET /readyz", "GET /v1/catalog", "GET /v1/usage", "GET /v1/workers"}
+WITHOUT_INPUT = {"GET /healthz", "GET /readyz", "GET /metrics", "GET /v1/catalog", "GET /v1/usage", "GET /v1/workers"}
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
@@ -60,7 +60,7 @@ def test_no_route_fails_whatever_it_is_called_with(api: Deployed, schema: BaseSc
                 case.call_and_validate(checks=CHECKS)
 
             call()
-    assert len(called) >= (45 if mode == GenerationMode.POSITIVE else 40)
+    assert len(called) >= (46 if mode == GenerationMode.POSITIVE else 40)
 
 
 def test_no_sequence_of_calls_makes_one_fail(api: Deployed, schema: BaseSchema) -> None:

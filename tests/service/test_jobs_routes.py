@@ -14,6 +14,7 @@ FIELDS = {
     *("id", "kind", "name", "status", "phase", "status_reason", "requested", "spec", "resolved_spec", "parent"),
     *("attempt", "failures", "losses", "created_at", "started_at", "ended_at", "queue", "progress"),
     *("estimated_end_at", "best", "worker", "devices", "versions", "metadata", "urls"),
+    *("events_pruned_at", "series_pruned_at"),
 }
 
 

@@ -68,6 +68,22 @@ def test_processes_that_start_at_once_migrate_once(empty_database_url: str) -> N
         engine.dispose()
 
 
+def test_tables_of_a_later_version_stay_as_they_are_and_will_do(empty_database_url: str) -> None:
+    """While an upgrade is rolled out, and after it was taken back: processes of before meet what came after."""
+    engine = connect(empty_database_url)
+    migrate(engine)
+    with writing(engine).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert is_current(engine)
+    migrate(engine)
+    with engine.connect() as connection:
+        assert MigrationContext.configure(connection).get_current_revision() == "9999"
+    with writing(engine).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0007'"))
+    assert not is_current(engine)
+    engine.dispose()
+
+
 def test_jobs_queued_before_priority_aged_keep_their_order(empty_database_url: str) -> None:
     engine = connect(empty_database_url)
     migrate(engine, "0005")
@@ -93,6 +109,37 @@ def test_what_belongs_to_a_job_stays_when_its_table_is_altered(empty_database_ur
             assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar() == 1, table
         assert connection.execute(text("DELETE FROM jobs")).rowcount == 1
         assert connection.execute(text("SELECT count(*) FROM events")).scalar() == 0, "foreign keys are heeded again"
+    engine.dispose()
+
+
+def test_curves_that_were_there_before_are_summed_up(empty_database_url: str) -> None:
+    engine = connect(empty_database_url)
+    migrate(engine, "0008")
+    points = [{"step": step, "value": (step - 130) ** 2} for step in range(120, 140)]
+    with writing(engine).begin() as connection:
+        row = f"{OLD_JOB}".replace("(id,", "(id, tenant, turn_at,").replace("(:id,", "(:id, 'lab', '2026-01-01Z',")
+        connection.execute(text(row), {"id": "job", "priority": 0})
+        connection.execute(text("INSERT INTO metric_points VALUES ('job', 'x', :step, :value)"), points)
+    migrate(engine)
+    figures = "SELECT block, points, least, least_step, greatest, greatest_step FROM metric_blocks ORDER BY block"
+    with engine.connect() as connection:
+        found = [tuple(each) for each in connection.execute(text(figures))]
+    assert found == [(0, 8, 9, 127, 100, 120), (1, 12, 0, 130, 81, 139)]
+    engine.dispose()
+
+
+def test_checkpoints_are_their_jobs_tenants(empty_database_url: str) -> None:
+    engine = connect(empty_database_url)
+    migrate(engine, "0005")
+    with writing(engine).begin() as connection:
+        connection.execute(text(OLD_JOB), {"id": "job", "priority": 0})
+        connection.execute(text(f"INSERT INTO {next(row for row in OF_A_JOB if row.startswith('checkpoints'))}"))
+    migrate(engine, "0008")
+    with writing(engine).begin() as connection:
+        connection.execute(text("UPDATE jobs SET tenant = 'lab'"))
+    migrate(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT tenant FROM checkpoints")).scalar_one() == "lab"
     engine.dispose()
 
 
@@ -131,22 +178,3 @@ def _config(connection: Connection) -> Config:
     config = _migrations()
     config.attributes["connection"] = connection
     return config
-
-
-def test_tables_of_a_later_version_are_left_alone_and_served(empty_database_url: str) -> None:
-    engine = connect(empty_database_url)
-    migrate(engine)
-    with writing(engine).begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    migrate(engine)
-    assert is_current(engine)
-    with engine.connect() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
-    engine.dispose()
-
-
-def test_tables_of_an_earlier_version_are_not_current(empty_database_url: str) -> None:
-    engine = connect(empty_database_url)
-    migrate(engine, "0007")
-    assert not is_current(engine)
-    engine.dispose()

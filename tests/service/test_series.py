@@ -7,12 +7,14 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Engine, select
 
 from acmix.events import Event
 from service.store.ledger import Ledger
 from service.store.reading import Reader
 from service.store.rows import Job
-from tests.service.work import claim, submit, trace
+from service.store.tables import metric_blocks, metric_points
+from tests.service.work import claim, let_lease_run_out, save, submit, trace
 
 
 @pytest.fixture
@@ -79,6 +81,65 @@ def test_thinning_keeps_the_extremes_of_any_curve(
     assert (min(series.value), max(series.value)) == (min(values), max(values))
     if len(values) <= max_points:
         assert series.value == values
+
+
+@pytest.mark.parametrize(
+    ("x_from", "x_to"), [(None, None), (1, 5000), (127, 4096), (128, 4095), (130, 3000), (900, None)]
+)
+def test_a_long_curve_that_is_thinned_from_its_blocks_loses_no_peak(
+    x_from: int | None, x_to: int | None, job: Job, ledger: Ledger, reader: Reader
+) -> None:
+    rng = random.Random(0)
+    values = {step: rng.gauss(0, 1) for step in range(3, 4500) if step % 700}
+    for first in range(0, 4500, 300):
+        part = {step: value for step, value in values.items() if first <= step < first + 300}
+        ledger.record(job.id, 1, [curve("x", part), curve("rare", {first: 0.5})])
+    seen = {step: value for step, value in values.items() if (x_from or 0) <= step <= (x_to or 9999)}
+    series = next(each for each in reader.metrics(job.id, x_from=x_from, x_to=x_to, max_points=30) if each.name == "x")
+    found = dict(zip(series.step, series.value, strict=True))
+    assert len(found) <= 30
+    assert found.items() <= seen.items()
+    assert (series.step[0], series.step[-1]) == (min(seen), max(seen))
+    assert (min(found.values()), max(found.values())) == (min(seen.values()), max(seen.values()))
+    assert len(found) > 20, "as many as are asked for, nearly"
+
+
+def test_blocks_are_what_their_points_are(job: Job, ledger: Ledger, engine: Engine) -> None:
+    """Whatever is written, said again otherwise, gone back behind and written anew."""
+    rng = random.Random(0)
+
+    def say(attempt: int, *steps: int) -> None:
+        ledger.record(job.id, attempt, [curve(name, {step: rng.gauss(0, 1) for step in steps}) for name in "ab"])
+
+    say(1, *range(300))
+    say(1, *range(250, 600, 3))
+    say(1, 127, 128, 5000)
+    _check_blocks(engine)
+    save(ledger, job, 260)
+    say(1, *range(260, 900))
+    let_lease_run_out(engine, job.id)
+    ledger.sweep()
+    claim(ledger)
+    _check_blocks(engine)
+    say(2, *range(261, 400))
+    _check_blocks(engine)
+    ledger.rewind(job.id, 2, None, why="none can be read")
+    _check_blocks(engine, count=0)
+
+
+def _check_blocks(engine: Engine, count: int | None = None) -> None:
+    blocks: dict[tuple[str, int], list[tuple[float, int]]] = {}
+    with engine.connect() as connection:
+        for row in connection.execute(select(metric_points)):
+            blocks.setdefault((row.name, row.step // 128), []).append((row.value, row.step))
+        rows = connection.execute(select(metric_blocks)).all()
+    expected = {
+        key: (len(points), *min(points), max(points)[0], min(step for value, step in points if value == max(points)[0]))
+        for key, points in blocks.items()
+    }
+    told = ("points", "least", "least_step", "greatest", "greatest_step")
+    assert {(row.name, row.block): tuple(getattr(row, name) for name in told) for row in rows} == expected
+    assert count is None or len(rows) == count
 
 
 def test_the_range_comes_before_the_thinning(job: Job, ledger: Ledger, reader: Reader) -> None:

@@ -131,7 +131,7 @@ class Calls(RuleBasedStateMachine):
 
     @invariant()
     def every_row_is_as_promised(self) -> None:
-        for job in self.reader.jobs(limit=200).data:
+        for job in [self.reader.job(each.id) for each in self.reader.jobs(limit=200).data]:
             before = self.seen.get(job.id)
             if job != before:
                 self._check_row(job)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Engine, Table, func, select, text, update
+from sqlalchemy import ColumnElement, Engine, Table, event, func, select, text, update
 
 from acmix import spec
 from acmix.events import Event
@@ -36,6 +36,22 @@ def meanwhile(act: Callable[[], object]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+@contextmanager
+def statements(engine: Engine) -> Iterator[list[str]]:
+    """What is asked of a database within the context, but for where its transactions begin and end."""
+    asked: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith("BEGIN"):
+            asked.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
 
 
 def spec_of(**changes: Any) -> dict[str, Any]:

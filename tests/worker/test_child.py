@@ -9,6 +9,7 @@ import pytest
 
 from acmix.catalog import Device
 from acmix.events import Event
+from service.settings import SECRETS
 from tests.service.work import until
 from tests.worker.runs import is_gone
 from worker import child as child_module
@@ -35,8 +36,9 @@ def start(stand_in: Callable[[str], None], tmp_path: Path) -> Iterator[Start]:
 
 
 def test_a_run_sees_its_devices_and_no_credentials(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    for secret in ("DATABASE_URL", "BROKER_URL", "ARTIFACTS_URL", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "API_KEY"):
+    for secret in ("DATABASE_URL", "BROKER_URL", "ARTIFACTS_URL", "PGPASSWORD", "API_KEY", *SECRETS):
         monkeypatch.setenv(secret, "a secret")
+        monkeypatch.setenv(f"{secret}_FILE", "a secret")
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")  # of those that this process sees it is the one numbered 3
     child = start("tell('status', environment=dict(os.environ))")

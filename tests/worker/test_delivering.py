@@ -20,6 +20,7 @@ from service.store.deliveries import MOST_ATTEMPTS
 from service.store.rows import Delivery, Outcome, Webhook
 from service.store.signatures import signed
 from service.store.states import END_TYPES
+from tests.scrapes import Counted
 from tests.service.test_webhook_rows import let_come_due, set_back
 from tests.service.work import at_once, claim, submit, until
 from tests.worker.receivers import Receiver, receiving
@@ -136,6 +137,23 @@ def test_what_nobody_takes_is_dead_after_the_last_attempt_and_can_be_sent_again(
     backend.webhooks.retry(webhook.id, message.id)
     look(backend)
     assert (told(backend, webhook)[0].status, set(ids(receiver))) == ("delivered", {message.id})
+
+
+@on_sqlite
+def test_attempts_are_counted_by_what_became_of_them(backend: Backend, receiver: Receiver) -> None:
+    counted, outcomes = Counted(), {"delivered": 0, "failed": 0, "dead": 0, "disabled": 0}
+    webhook = added(backend, receiver)
+    message = backend.webhooks.test(webhook.id)
+    receiver.answer = 500
+    for _ in range(MOST_ATTEMPTS):
+        look(backend)
+        let_come_due(backend.engine, message.id)
+    for receiver.answer in (200, 410):
+        backend.webhooks.test(webhook.id)
+        look(backend)
+    found = {outcome: counted("acmix_deliveries_total", outcome=outcome) for outcome in outcomes}
+    assert found == {"delivered": 1, "failed": MOST_ATTEMPTS - 1, "dead": 1, "disabled": 1}
+    assert counted("acmix_delivery_seconds_count") == MOST_ATTEMPTS + 2
 
 
 @on_sqlite

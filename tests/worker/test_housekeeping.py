@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from sqlalchemy.exc import OperationalError
 
 from service.store.backend import Backend
 from service.store.database import clock
-from service.store.rows import Job
+from service.store.pruning import Pruning
+from service.store.rows import Job, Outcome
 from service.store.tables import jobs
-from tests.service.work import at_once, claim, let_lease_run_out, submit, until
+from tests.service.work import at_once, claim, let_lease_run_out, metrics, submit, until
 from worker.housekeeping import Housekeeper
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -36,6 +38,22 @@ def test_a_job_whose_lease_ran_out_is_queued_again_and_rung_for(backend: Backend
     assert (after.status, after.losses, after.not_before) == ("queued", 1, None)
     assert backend.reader.job(held.id).status == "running"
     assert rings(backend) == 1
+
+
+@on_sqlite
+def test_what_old_jobs_said_is_pruned_batch_by_batch_in_its_rounds(backend: Backend) -> None:
+    ended = running(backend)
+    backend.ledger.record(ended.id, ended.attempt, [metrics(1, 2)])
+    backend.ledger.finish(ended.id, ended.attempt, Outcome("succeeded"))
+    pruner = Pruning(backend.engine, keep_events_days=0, keep_series_days=0)
+    housekeeper = Housekeeper(replace(backend, pruning=pruner))
+    rounds = 0
+    while backend.reader.job(ended.id).series_pruned_at is None:
+        housekeeper.look()
+        rounds += 1
+    assert rounds == 4  # the events, that there are no more, the points, and that
+    assert backend.reader.metrics(ended.id) == []
+    assert {event.type for event in backend.reader.events(ended.id)} == {"status"}
 
 
 @on_sqlite

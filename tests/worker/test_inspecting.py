@@ -12,12 +12,13 @@ from typing import Any
 
 import psutil
 import pytest
-from obstore.exceptions import GenericError
 from redis import Redis
 
 from service.store.artifacts import Artifacts
 from service.store.backend import Backend
+from service.store.errors import ArtifactsAway
 from service.store.rows import Dataset
+from tests.scrapes import Counted
 from tests.service.test_dataset_rows import set_back
 from tests.service.work import until
 from tests.worker.runs import is_gone
@@ -99,6 +100,17 @@ def test_a_bad_one_is_rejected_and_keeps_its_report_only(backend: Backend) -> No
     assert rejected.report is not None
     assert rejected.report["faults"] == [{"file": "a?\ufffd.png", "code": "dataset_corrupt", "message": "no image"}]
     assert (stored(backend, made), backend.reader.dataset_parts(made.id), left(backend)) == ([], [], [])
+
+
+@on_sqlite
+def test_checks_are_counted_by_their_verdict(backend: Backend) -> None:
+    counted = Counted()
+    for word in ("ready", "reject", "reject", "babble"):
+        upload(backend, word)
+    look(backend)
+    results = ("ready", "rejected", "failed")
+    assert [counted("acmix_dataset_checks_total", result=result) for result in results] == [1, 2, 1]
+    assert counted("acmix_dataset_check_seconds_count") == 3
 
 
 @on_sqlite
@@ -371,7 +383,7 @@ def test_files_that_cannot_be_reached_now_are_waited_for(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def is_away(*_: Any) -> Any:
-        raise GenericError("no answer")
+        raise ArtifactsAway("no answer")
 
     made = upload(backend, "ready")
     with monkeypatch.context() as away, inspecting_(backend):

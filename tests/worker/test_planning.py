@@ -15,6 +15,7 @@ from acmix.plan import plan as plan_here
 from service.store.backend import Backend
 from service.store.rows import Asked
 from service.store.tables import plans as table
+from tests.scrapes import Counted
 from tests.service.work import until
 from tests.worker.housekeepers import children, housekeeping
 from tests.worker.runs import is_gone
@@ -112,6 +113,20 @@ def test_a_message_rings_for_it_and_without_one_it_looks_by_itself(
             return row is not None and row.answered_at is not None
 
         until(is_answered)
+
+
+@on_sqlite
+@pytest.mark.usefixtures("server")
+def test_plans_are_counted_by_what_became_of_them(backend: Backend) -> None:
+    counted = Counted()
+    with housekeeping(backend):
+        for do in ("one", "err", "die"):
+            answered(backend, ask(backend, do))
+        until(lambda: counted("acmix_answers_total", kind="plan") >= 3)
+    assert counted("acmix_answers_total", kind="plan", result="answered") == 1
+    assert counted("acmix_answers_total", kind="plan", result="failed") >= 1
+    assert counted("acmix_answers_total", kind="plan", result="lost") >= 1
+    assert counted("acmix_answer_seconds_count", kind="plan") >= 2
 
 
 @on_sqlite

@@ -1,0 +1,52 @@
+"""What all workers together can run: a megabyte that every job that comes asks for, and which is read once."""
+
+from datetime import datetime
+
+from sqlalchemy import Connection, bindparam, select
+
+from acmix.catalog import Catalog
+from service.store.database import clock_time
+from service.store.rows import Menu
+from service.store.tables import workers
+
+Version = tuple[str, datetime]  # of a worker's menu, which changes with its start alone
+
+SEEN_LATELY = (
+    select(workers.c.id, workers.c.started_at, workers.c.devices)
+    .where(workers.c.seen_at >= clock_time(ago_seconds=bindparam("seconds")))
+    .order_by(workers.c.started_at, workers.c.id)
+)
+
+
+class Menus:
+    """Remembers those that it has read, and what came of them together."""
+
+    def __init__(self) -> None:
+        self._catalogs: dict[Version, Catalog] = {}
+        self._union: tuple[list[Version], Catalog] = ([], Catalog())
+
+    def of_workers_seen(self, connection: Connection, within_seconds: float) -> Menu | None:
+        """None while there is none."""
+        rows = connection.execute(SEEN_LATELY, {"seconds": within_seconds}).all()
+        if not rows:
+            return None
+        versions = [(row.id, row.started_at) for row in rows]
+        return Menu(self._united(connection, versions), max(len(row.devices) for row in rows))
+
+    def _united(self, connection: Connection, versions: list[Version]) -> Catalog:
+        known, union = self._union
+        if known != versions:
+            self._catalogs = self._read(connection, versions)
+            union = Catalog.union([self._catalogs[each] for each in versions if each in self._catalogs])
+            self._union = (versions, union)
+        return union
+
+    def _read(self, connection: Connection, versions: list[Version]) -> dict[Version, Catalog]:
+        """Those catalogs, of which the unknown ones are read; one replaced at this very moment may be missing."""
+        found = {each: self._catalogs[each] for each in versions if each in self._catalogs}
+        unread = [worker_id for worker_id, started_at in versions if (worker_id, started_at) not in found]
+        if unread:
+            wanted = select(workers.c.id, workers.c.started_at, workers.c.catalog).where(workers.c.id.in_(unread))
+            for row in connection.execute(wanted):
+                found[row.id, row.started_at] = Catalog.model_validate(row.catalog)
+        return found

@@ -1,0 +1,108 @@
+"""The census: what the database knows of how the service stands, counted for whoever watches it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, Engine, func, select, text
+
+from service.store import _claims, _quotas
+from service.store.database import clock
+from service.store.states import ENDED, STATUSES
+from service.store.tables import datasets, deliveries, jobs, plans, predictions, usage, workers
+
+STATEMENT_SECONDS = 2
+ALIVE = timedelta(seconds=90)  # since its last sign of life, as in /v1/workers
+LOST = timedelta(minutes=15)  # after which a worker that never took its leave is history
+LIVE = tuple(status for status in STATUSES if status not in ENDED)
+
+
+@dataclass(frozen=True)
+class Census:
+    """Jobs that have not ended are counted by tenant and status; `due_jobs` are those that a worker could claim now."""
+
+    jobs: Mapping[tuple[str, str], int]
+    due_jobs: int
+    oldest_due_seconds: float
+    workers_alive: int
+    workers_lost: int
+    slots: int
+    slots_busy: int
+    pending_deliveries: int
+    oldest_delivery_seconds: float
+    unanswered: Mapping[str, int]
+    gpu_hours: Mapping[str, float]
+
+
+def take(engine: Engine) -> Census:
+    """Counted now, in one transaction that gives up after some seconds. Ended jobs are not gone through."""
+    with engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"))
+        now = clock(connection)
+        due_jobs, due_since = _due(connection, now)
+        alive, lost, slots, busy = _workers(connection, now)
+        pending, pending_since = _pending(connection, now)
+        return Census(
+            jobs=_live(connection),
+            due_jobs=due_jobs,
+            oldest_due_seconds=_age_seconds(due_since, now),
+            workers_alive=alive,
+            workers_lost=lost,
+            slots=slots,
+            slots_busy=busy,
+            pending_deliveries=pending,
+            oldest_delivery_seconds=_age_seconds(pending_since, now),
+            unanswered=_unanswered(connection),
+            gpu_hours=_gpu_hours(connection, now),
+        )
+
+
+def _live(connection: Connection) -> dict[tuple[str, str], int]:
+    counted = select(jobs.c.tenant, jobs.c.status, func.count()).where(jobs.c.status.in_(LIVE))
+    rows = connection.execute(counted.group_by(jobs.c.tenant, jobs.c.status)).all()
+    return {(tenant, status): count for tenant, status, count in rows}
+
+
+def _due(connection: Connection, now: datetime) -> tuple[int, datetime | None]:
+    """How many, and since when the first. What a tenant's limits hold back waits for no worker."""
+    since = func.coalesce(jobs.c.not_before, jobs.c.queued_at)
+    counted = select(func.count(), func.min(since)).where(_claims.due(now))
+    exhausted = _quotas.exhausted(connection, now, locked=False)
+    row = connection.execute(counted.where(jobs.c.tenant.not_in(exhausted)) if exhausted else counted).one()
+    return row[0], row[1]
+
+
+def _workers(connection: Connection, now: datetime) -> tuple[int, int, int, int]:
+    """How many are there, how many were lost lately, and the slots of those that are there."""
+    there = select(workers.c.seen_at, workers.c.slots, workers.c.busy)
+    rows = connection.execute(there.where(workers.c.left_at.is_(None), workers.c.seen_at > now - LOST)).all()
+    alive = [row for row in rows if row.seen_at >= now - ALIVE]
+    return len(alive), len(rows) - len(alive), sum(row.slots for row in alive), sum(row.busy for row in alive)
+
+
+def _pending(connection: Connection, now: datetime) -> tuple[int, datetime | None]:
+    """Deliveries to come, and since when the first of them is due."""
+    pending = select(func.count(), func.min(deliveries.c.not_before)).where(deliveries.c.status == "pending")
+    row = connection.execute(pending).one()
+    return row[0], row[1] if row[1] is not None and row[1] <= now else None
+
+
+def _unanswered(connection: Connection) -> dict[str, int]:
+    """Requests to the housekeeper that wait for an answer, and data sets for their check."""
+    asked = {
+        table.name: select(func.count()).select_from(table).where(table.c.answered_at.is_(None))
+        for table in (plans, predictions)
+    }
+    checks = select(func.count()).select_from(datasets).where(datasets.c.status == "checking")
+    return {what: connection.execute(count).scalar_one() for what, count in {**asked, "checks": checks}.items()}
+
+
+def _gpu_hours(connection: Connection, now: datetime) -> dict[str, float]:
+    """Of attempts that ended this month, by tenant."""
+    this_month = select(usage.c.tenant, usage.c.gpu_seconds).where(usage.c.month == _quotas.month_of(now))
+    return {row.tenant: row.gpu_seconds / _quotas.HOUR_SECONDS for row in connection.execute(this_month)}
+
+
+def _age_seconds(since: datetime | None, now: datetime) -> float:
+    return max(0.0, (now - since).total_seconds()) if since else 0.0

@@ -1,0 +1,102 @@
+"""Jobs as the API tells them: written from their rows by hand, and yet what the OpenAPI document says."""
+
+from typing import Any
+
+import pytest
+
+from acmix.errors import Reason
+from acmix.events import Event
+from service.answers import JobAnswer
+from service.store.rows import Outcome
+from tests.service.deployed import Deployed, spec
+from tests.service.menu import catalog
+from tests.service.test_access import bearer, key_for
+from tests.service.work import claim, evaluation, save, statements
+
+REASON = Reason("diverged", "the loss is \u2028 not finite", "user", hint='a smaller "lr"')
+
+
+@pytest.fixture
+def jobs(api: Deployed) -> list[dict[str, Any]]:
+    """One of each kind, newest first: waits, runs, has failed."""
+    api.enrol()
+    failed = api.submit(name='quotes " and \u2028 \U0001f600')
+    ledger, job = api.ledger, claim(api.ledger).job
+    ledger.record(job.id, 1, [evaluation(10, best=True)])
+    save(ledger, job, 10, best=True)
+    ledger.finish(job.id, 1, Outcome("failed", REASON))
+    api.submit()
+    running = claim(ledger).job
+    progress = {"epoch": 1, "epochs": 2, "step": 30, "steps": 40, "samples_per_second": 12.5, "phase": "training"}
+    ledger.record(running.id, 1, [Event("progress", "", progress)])
+    waits = api.submit()
+    found = [api.get(f"/v1/jobs/{each}") for each in (waits["id"], running.id, failed["id"])]
+    assert [each["status"] for each in found] == ["queued", "running", "failed"]
+    return found
+
+
+def test_every_field_is_as_the_schema_has_it(jobs: list[dict[str, Any]]) -> None:
+    for job in jobs:
+        assert JobAnswer.model_validate(job).model_dump(mode="json") == job
+        assert set(job) == set(JobAnswer.model_fields)
+
+
+def test_a_list_tells_of_a_job_what_the_job_tells_itself(api: Deployed, jobs: list[dict[str, Any]]) -> None:
+    assert api.get("/v1/jobs")["data"] == jobs
+    assert api.get("/v1/queue")["data"] == jobs[:1]
+
+
+def test_what_was_posted_comes_back_as_it_was(jobs: list[dict[str, Any]]) -> None:
+    assert [job["spec"]["name"] for job in jobs] == [
+        "late attention",
+        "late attention",
+        'quotes " and \u2028 \U0001f600',
+    ]
+    assert {**jobs[0]["spec"], "metadata": None} == {**spec(), "metadata": None}
+    assert jobs[2]["status_reason"]["message"] == REASON.message
+    assert jobs[1]["estimated_end_at"] is not None
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs?limit=50", "/v1/queue?limit=50"])
+def test_a_list_takes_as_many_statements_whatever_its_length(api: Deployed, path: str) -> None:
+    """The key, the page, the places in the queue."""
+    api.enrol()
+    headers = bearer(key_for(api))
+    for count in range(1, 21):
+        api.http.post("/v1/jobs", json=spec(), headers=headers)
+        if count in {1, 20}:
+            with statements(api.app.state.backend.engine) as asked:
+                page = api.get(path, headers=headers)
+            assert [job["queue"]["position"] for job in page["data"]] == sorted(
+                range(1, count + 1), reverse=path.startswith("/v1/jobs")
+            )
+            assert len(asked) == 3, asked
+
+
+def test_a_job_is_read_with_as_few(api: Deployed) -> None:
+    api.enrol()
+    headers = bearer(key_for(api))
+    job = api.http.post("/v1/jobs", json=spec(), headers=headers).json()
+    api.get("/v1/catalog", headers=headers)  # the first use of a key is noted
+    with statements(api.app.state.backend.engine) as asked:
+        api.get(f"/v1/jobs/{job['id']}", headers=headers)
+    assert len(asked) == 2, asked
+
+
+def test_a_menu_is_read_once(api: Deployed) -> None:
+    """A megabyte that every job that comes asks for: of a worker that is known its row says no more than that."""
+    api.enrol()
+    api.submit()
+    with statements(api.app.state.backend.engine) as asked:
+        api.submit()
+    assert not [each for each in asked if "catalog" in each]
+    api.enrol(catalog().model_copy(update={"optimizers": []}))
+    assert api.post(spec()).status_code == 422
+
+
+def test_a_job_is_submitted_with_at_most_ten_statements(api: Deployed) -> None:
+    api.enrol()
+    api.submit()
+    with statements(api.app.state.backend.engine) as asked:
+        api.submit()
+    assert len(asked) <= 10, asked
