@@ -7,10 +7,12 @@
 # data sets below DATA_ROOT are not in it.
 set -eu
 [ $# = 1 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-parent=$(mkdir -p "$(dirname "$1")" && cd "$(dirname "$1")" && pwd)
+mkdir -p "$(dirname "$1")"
+parent=$(cd "$(dirname "$1")" && pwd)
 name=$(basename "$1")
 cd "$(dirname "$0")/.."
+. docker/one_off.sh
 
-run() { ${COMPOSE:-docker compose} run --rm --no-deps --no-TTY --volume "$parent:/backups" "$@"; }
-run --user 0:0 --cap-add CHOWN --cap-add DAC_OVERRIDE api install --directory --owner 10001 --group 10001 --mode 700 "/backups/$name"
-run api acmix backup "/backups/$name"
+one_off --volume "$parent:/backups" --user 0:0 --cap-add CHOWN --cap-add DAC_OVERRIDE \
+    api install --directory --owner 10001 --group 10001 --mode 700 "/backups/$name"
+one_off --volume "$parent:/backups" api acmix backup "/backups/$name"

@@ -10,7 +10,7 @@ set -eu
 parent=$(cd "$(dirname "$1")" && pwd)
 name=$(basename "$1")
 cd "$(dirname "$0")/.."
-compose=${COMPOSE:-docker compose}
+. docker/one_off.sh
 
 running=$($compose ps --services --status running | grep -Ex 'api|worker|worker-cpu|housekeeper|migrate' | tr '\n' ' ')  || true
 if [ -n "$running" ]; then
@@ -19,4 +19,4 @@ if [ -n "$running" ]; then
 fi
 # shellcheck disable=SC2046  # several words
 $compose up --detach --no-build --wait $($compose config --services | grep -Ex 'postgres|s3')
-$compose run --rm --no-deps --no-TTY --volume "$parent:/backups" api acmix restore "/backups/$name"
+one_off --volume "$parent:/backups" api acmix restore "/backups/$name"

@@ -150,7 +150,7 @@ def test_a_killed_container_loses_no_job(stack: Stack, service: str) -> None:
     job_id = stack.submit(epochs=8)
     stack.wait_at_work(job_id)
     stack.compose("kill", service)
-    stack.up(service)
+    stack.up("--no-deps", service)
     job = stack.ended(job_id)
     assert (job["status"], job["failures"]) == ("succeeded", 0), job["status_reason"]
     assert job["attempt"] == (2 if service == "worker-cpu" else 1)
