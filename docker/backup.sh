@@ -15,4 +15,4 @@ cd "$(dirname "$0")/.."
 
 one_off --volume "$parent:/backups" --user 0:0 --cap-add CHOWN --cap-add DAC_OVERRIDE \
     api install --directory --owner 10001 --group 10001 --mode 700 "/backups/$name"
-one_off --volume "$parent:/backups" api acmix backup "/backups/$name"
+one_off --volume "$parent/$name:/backup" api acmix backup /backup

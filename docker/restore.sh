@@ -7,8 +7,7 @@
 # `docker compose up --detach`.
 set -eu
 [ $# = 1 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-parent=$(cd "$(dirname "$1")" && pwd)
-name=$(basename "$1")
+folder=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 cd "$(dirname "$0")/.."
 . docker/one_off.sh
 
@@ -19,4 +18,4 @@ if [ -n "$running" ]; then
 fi
 # shellcheck disable=SC2046  # several words
 $compose up --detach --no-build --wait $($compose config --services | grep -Ex 'postgres|s3')
-one_off --volume "$parent:/backups" api acmix restore "/backups/$name"
+one_off --volume "$folder:/backup" api acmix restore /backup

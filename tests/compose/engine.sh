@@ -69,7 +69,7 @@ space=acmix-$$
 ip netns add "$space"
 ip -n "$space" link set lo up
 inside() { nsenter --net="/run/netns/$space" "$@"; }
-inside podman system service --time=0 "unix://$folder/podman.sock" >"$folder/podman.log" 2>&1 &
+nsenter --net="/run/netns/$space" podman system service --time=0 "unix://$folder/podman.sock" >"$folder/podman.log" 2>&1 &
 server=$!
 # systemd would have the health checks run
 (
