@@ -11,9 +11,10 @@ from service.store.tables import workers
 
 Version = tuple[str, datetime]  # of a worker's menu, which changes with its start alone
 
+LATELY = workers.c.seen_at >= clock_time(ago_seconds=bindparam("seconds"))
 SEEN_LATELY = (
     select(workers.c.id, workers.c.started_at, workers.c.devices)
-    .where(workers.c.seen_at >= clock_time(ago_seconds=bindparam("seconds")))
+    .where(LATELY)
     .order_by(workers.c.started_at, workers.c.id)
 )
 
@@ -31,22 +32,23 @@ class Menus:
         if not rows:
             return None
         versions = [(row.id, row.started_at) for row in rows]
-        return Menu(self._united(connection, versions), max(len(row.devices) for row in rows))
+        return Menu(self._united(connection, versions, within_seconds), max(len(row.devices) for row in rows))
 
-    def _united(self, connection: Connection, versions: list[Version]) -> Catalog:
+    def _united(self, connection: Connection, versions: list[Version], within_seconds: float) -> Catalog:
         known, union = self._union
         if known != versions:
-            self._catalogs = self._read(connection, versions)
+            self._catalogs = self._read(connection, versions, within_seconds)
             union = Catalog.union([self._catalogs[each] for each in versions if each in self._catalogs])
             self._union = (versions, union)
         return union
 
-    def _read(self, connection: Connection, versions: list[Version]) -> dict[Version, Catalog]:
+    def _read(self, connection: Connection, versions: list[Version], within_seconds: float) -> dict[Version, Catalog]:
         """Those catalogs, of which the unknown ones are read; one replaced at this very moment may be missing."""
         found = {each: self._catalogs[each] for each in versions if each in self._catalogs}
         unread = [worker_id for worker_id, started_at in versions if (worker_id, started_at) not in found]
         if unread:
-            wanted = select(workers.c.id, workers.c.started_at, workers.c.catalog).where(workers.c.id.in_(unread))
-            for row in connection.execute(wanted):
+            columns = (workers.c.id, workers.c.started_at, workers.c.catalog)
+            wanted = select(*columns).where(LATELY, workers.c.id.in_(unread))
+            for row in connection.execute(wanted, {"seconds": within_seconds}):
                 found[row.id, row.started_at] = Catalog.model_validate(row.catalog)
         return found

@@ -171,8 +171,9 @@ def clock(connection: Connection) -> datetime:
 
 
 def clock_time(*, ago_seconds: ColumnElement[float] | None = None) -> ColumnElement[datetime]:
-    """What `clock` reads, or has read so long ago, as a column of a statement."""
-    return _ClockTime() if ago_seconds is None else _ClockTime(cast(ago_seconds, Double))
+    """What `clock` reads, or has read so long ago, once a statement: read row by row, no index could serve it."""
+    time = _ClockTime() if ago_seconds is None else _ClockTime(cast(ago_seconds, Double))
+    return select(time).scalar_subquery()
 
 
 def one_at_a_time(connection: Connection, what: str) -> None:

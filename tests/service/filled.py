@@ -43,6 +43,9 @@ SELECT id, number, created_at, 1, (ARRAY['status', 'progress', 'metrics', 'trace
 INSERT INTO metric_points (job, name, step, value)
 SELECT id, curve, step, step FROM jobs, unnest(ARRAY['train/loss', 'val/loss']) curve, generate_series(1, {POINTS // 2}) step;
 
+INSERT INTO metric_blocks (job, name, block, points, least, least_step, greatest, greatest_step)
+SELECT job, name, step / 128, count(*), min(value), min(step), max(value), max(step) FROM metric_points GROUP BY 1, 2, 3;
+
 INSERT INTO trace_steps (job, step, data) SELECT id, step, '{{"layers": []}}' FROM jobs, generate_series(1, {STEPS}) step;
 
 INSERT INTO evaluations (job, step, split, final, best, data)

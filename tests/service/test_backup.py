@@ -220,7 +220,7 @@ def test_rows_of_an_older_version_are_brought_up_to_date(
     migrate(old, "0008")
     made = back_up(new, store, folder)
     _write_as_of(old, folder)
-    assert restore(restored, store, folder).rows == made.rows
+    assert restore(restored, store, folder).rows == made.rows - 1, "there were no blocks of curves"
     assert is_current(restored)
     with restored.connect() as connection:
         assert connection.execute(text("SELECT tenant FROM checkpoints")).scalar() == "same", "migrated with its rows"
@@ -272,6 +272,8 @@ def _write_as_of(old: Engine, folder: Path) -> None:
     said = json.loads((folder / "backup.json").read_text())
     with old.connect() as connection:
         said["revision"] = revision_of(connection)
+    there = inspect(old).get_table_names()
+    said["tables"] = {table: told for table, told in said["tables"].items() if table in there}
     for table in said["tables"]:
         kept = {column["name"] for column in inspect(old).get_columns(table)}
         file = folder / "tables" / f"{table}.jsonl.gz"
