@@ -39,8 +39,9 @@ def begin(role: str) -> None:
     root.setLevel(level)
     for name in OF_LIBRARIES:
         logger = logging.getLogger(name)
+        is_off = not logger.handlers and not logger.propagate  # as uvicorn's --no-access-log leaves it
         logger.handlers.clear()
-        logger.propagate = True
+        logger.propagate = not is_off
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     _state["json"] = form == "json"

@@ -16,7 +16,7 @@ from service import evaluations, logs, planning, user_data
 from service.routes.catalog import known_menu
 from service.store.backend import Backend
 from service.store.errors import CheckpointNotFound, DatasetNotFound, WeightsNotFound
-from service.store.rows import Job, ToldJob
+from service.store.rows import ToldJob
 
 
 @dataclass(frozen=True)
@@ -27,32 +27,43 @@ class Posted:
     sha256: str
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Where a job is to be written, and what is said of it beside its spec."""
+
+    store: Backend
+    idempotency_key: str | None
+    parent: str | None
+
+
+@dataclass(frozen=True)
+class _Unplanned:
+    """What is to be written if a plan can be made of it."""
+
+    posted: Posted
+    resolved: JobSpec
+    catalog: Catalog
+
+
 async def submit(
     store: Backend, read: Callable[[], Posted], *, idempotency_key: str | None = None, parent: str | None = None
 ) -> tuple[ToldJob, bool]:
     """The job that a spec's values make, and True; where its key was used before, that job and False.
 
-    Where the catalog leaves a backbone's layers to the model itself, a plan checks the swaps. Until then, and from
-    then on, all is done by one thread: to wait for another takes as long as a query.
+    Where the catalog leaves a backbone's layers to the model itself, a plan checks the swaps. Else all is done by one
+    thread: to wait for another takes as long as a query.
 
     Raises:
         SpecInvalid: with a pointer for every fault.
         RequestRefused: 503, no worker has posted a catalog, or no plan came in time; and what `read` raises.
         IdempotencyKeyReused, DatasetNotReady: as of the ledger.
     """
-    ready = await run_in_threadpool(_prepared, store, read, idempotency_key)
-    if isinstance(ready, ToldJob):
-        return ready, False  # whatever the catalog has by now
-    posted, resolved, catalog = ready
-    if resolved.kind == "train" and resolve.only_model_tells(resolved, catalog):
-        await planning.check(store, resolved, catalog)
-
-    def write() -> tuple[ToldJob, bool]:
-        more = {"body_sha256": posted.sha256, "idempotency_key": idempotency_key, "parent": parent}
-        job, created = _write(store, posted.raw, resolved, **more)
-        return store.reader.told(job.id), created
-
-    return await run_in_threadpool(write)
+    asked = _Asked(store, idempotency_key, parent)
+    done = await run_in_threadpool(_written_or_unplanned, asked, read)
+    if not isinstance(done, _Unplanned):
+        return done
+    await planning.check(store, done.resolved, done.catalog)
+    return await run_in_threadpool(_write, asked, done.posted, done.resolved)
 
 
 def sha256_of(values: Any) -> str:
@@ -60,14 +71,14 @@ def sha256_of(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _prepared(
-    store: Backend, read: Callable[[], Posted], idempotency_key: str | None
-) -> ToldJob | tuple[Posted, JobSpec, Catalog]:
-    """What is to be written, or the job that was made under this key."""
-    posted = read()
-    if idempotency_key and (first := store.ledger.made_under(idempotency_key, posted.sha256)):
-        return store.reader.told(first.id)
-    return (posted, *_resolved(store, posted.raw))
+def _written_or_unplanned(asked: _Asked, read: Callable[[], Posted]) -> tuple[ToldJob, bool] | _Unplanned:
+    posted, store = read(), asked.store
+    if asked.idempotency_key and (first := store.ledger.made_under(asked.idempotency_key, posted.sha256)):
+        return store.reader.told(first.id), False  # whatever the catalog has by now
+    resolved, catalog = _resolved(store, posted.raw)
+    if resolved.kind == "train" and resolve.only_model_tells(resolved, catalog):
+        return _Unplanned(posted, resolved, catalog)
+    return _write(asked, posted, resolved)
 
 
 def _resolved(store: Backend, raw: Any) -> tuple[JobSpec, Catalog]:
@@ -89,14 +100,21 @@ def _to_train(raw: Any) -> JobSpec:
     return given
 
 
-def _write(store: Backend, raw: Any, resolved: JobSpec, **more: Any) -> tuple[Job, bool]:
+def _write(asked: _Asked, posted: Posted, resolved: JobSpec) -> tuple[ToldJob, bool]:
     try:
-        job, created = store.ledger.submit(raw, resolved.dump(), request_id=logs.ids().get("request_id"), **more)
+        job, created = asked.store.ledger.submit_told(
+            posted.raw,
+            resolved.dump(),
+            idempotency_key=asked.idempotency_key,
+            body_sha256=posted.sha256,
+            parent=asked.parent,
+            request_id=logs.ids().get("request_id"),
+        )
     except (CheckpointNotFound, WeightsNotFound) as error:
         raise SpecInvalid([Problem("/backbone/weights", "unknown_id", str(error))]) from None
     except DatasetNotFound as error:  # deleted since it was looked up
         raise SpecInvalid([user_data.unknown(error)]) from None
     logs.add(job=job.id)
     if created:
-        store.queue.nudge_train()
+        asked.store.queue.nudge_train()
     return job, created

@@ -31,9 +31,24 @@ def lock(connection: Connection, resolved_spec: Json, tenant: str | None) -> Non
     _lock_dataset(connection, resolved_spec, tenant)
 
 
+def are_named(resolved_spec: Json) -> bool:
+    """Whether a spec starts from or reads anything that could be deleted."""
+    return _weights_of(resolved_spec) is not None or _dataset_of(resolved_spec) is not None
+
+
+def _weights_of(resolved_spec: Json) -> str | None:
+    source: str | None = resolved_spec["backbone"].get("weights")
+    return None if source == "timm" else source
+
+
+def _dataset_of(resolved_spec: Json) -> str | None:
+    dataset_id: str | None = resolved_spec["dataset"].get("id")
+    return dataset_id
+
+
 def _lock_weights(connection: Connection, resolved_spec: Json, tenant: str | None) -> None:
-    source = resolved_spec["backbone"].get("weights")
-    if source in {None, "timm"}:
+    source = _weights_of(resolved_spec)
+    if source is None:
         return
     table = checkpoints if source.startswith(CHECKPOINT) else weights
     mine = of_tenants_jobs(checkpoints, tenant) if table is checkpoints else of_tenant(weights, tenant)
@@ -44,7 +59,7 @@ def _lock_weights(connection: Connection, resolved_spec: Json, tenant: str | Non
 
 
 def _lock_dataset(connection: Connection, resolved_spec: Json, tenant: str | None) -> None:
-    dataset_id = resolved_spec["dataset"].get("id")
+    dataset_id = _dataset_of(resolved_spec)
     if dataset_id is None:
         return
     listed = datasets.c.deleted_at.is_(None)

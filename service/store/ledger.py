@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -11,11 +11,22 @@ from sqlalchemy import Connection, Engine, Update, and_, delete, insert, select,
 from sqlalchemy.exc import IntegrityError
 
 from acmix.events import Event
-from service.store import _checkpoints, _claims, _endings, _journal, _projections, _quotas, _sources, vitals
+from service.store import (
+    _checkpoints,
+    _claims,
+    _endings,
+    _journal,
+    _projections,
+    _quotas,
+    _sources,
+    _submitting,
+    _told,
+    vitals,
+)
 from service.store.database import clock, insert_or_replace, reading, writing
-from service.store.errors import IdempotencyKeyReused, JobNotEnded, LeaseLost, MoveRefused, WeightsNotFound
+from service.store.errors import IdempotencyKeyReused, JobNotEnded, JobNotFound, LeaseLost, MoveRefused, WeightsNotFound
 from service.store.ids import new_id
-from service.store.rows import Checkpoint, Claim, Job, Json, Outcome, Weights, Wish, WorkerCard, read
+from service.store.rows import Checkpoint, Claim, Job, Json, Outcome, ToldJob, Weights, Wish, WorkerCard, read
 from service.store.scope import Scoped
 from service.store.states import CANCELLED_BY_USER, ENDED, allowed_actions
 from service.store.tables import attempts, checkpoints, jobs, labels, weights, workers
@@ -54,7 +65,6 @@ class Ledger(Scoped):
             CheckpointNotFound, WeightsNotFound: what it would start from is not there.
             DatasetNotFound, DatasetNotReady: what it would read is not there, or cannot be read.
         """
-        body_sha256 = body_sha256 or _sha256_of(spec)
         row = _new_row(
             spec,
             resolved_spec,
@@ -64,21 +74,20 @@ class Ledger(Scoped):
             body_sha256=body_sha256,
             request_id=request_id,
         )
-        try:
-            with self._writing.begin() as connection:
-                first = self._first_under(connection, idempotency_key, body_sha256)
-                if first:
-                    return first, False
-                now = clock(connection)
-                _quotas.check_queued(connection, self._owner, now)
-                _sources.lock(connection, resolved_spec, self._tenant)
-                return _insert(connection, row, now), True
-        except IntegrityError:
-            with self._writing.begin() as connection:  # another submit under this key was quicker
-                first = self._first_under(connection, idempotency_key, body_sha256)
-            if first is None:
-                raise
-            return first, False
+        return self._submit(row)
+
+    def submit_told(self, spec: Json, resolved_spec: Json, **more: Any) -> tuple[ToldJob, bool]:
+        """What `submit` does, and the job as the API tells it: one round trip to PostgreSQL, where that can be."""
+        row = _new_row(spec, resolved_spec, tenant=self._owner, **more)
+        told = self._submit_at_once(row)
+        if told:
+            return told, True
+        job, created = self._submit(row)
+        with self._reading.connect() as connection:
+            found = _told.one(connection, job.id, self._tenant)
+        if found is None:
+            raise JobNotFound(job.id)
+        return found, created
 
     def made_under(self, idempotency_key: str, body_sha256: str) -> Job | None:
         """The job that was submitted under this key, if any; IdempotencyKeyReused if it was with another body."""
@@ -318,6 +327,35 @@ class Ledger(Scoped):
             waiting = select(jobs.c.id).where(_claims.due(now), long_ago)
             return list(connection.execute(waiting.order_by(jobs.c.queued_at, jobs.c.id).limit(1000)).scalars())
 
+    def _submit_at_once(self, row: Mapping[str, Any]) -> ToldJob | None:
+        """The job, by one statement that stands for itself; None where that cannot be, and nothing is written."""
+        if self._reading.dialect.name != "postgresql" or _sources.are_named(row["resolved_spec"]):
+            return None
+        try:
+            with self._reading.connect() as connection:
+                return _submitting.at_once(connection, row)
+        except IntegrityError:  # its key was used before
+            return None
+
+    def _submit(self, row: Mapping[str, Any]) -> tuple[Job, bool]:
+        """In a transaction, which holds on to all that must not change meanwhile."""
+        asked = row["idempotency_key"], row["body_sha256"]
+        try:
+            with self._writing.begin() as connection:
+                first = self._first_under(connection, *asked)
+                if first:
+                    return first, False
+                now = clock(connection)
+                _quotas.check_queued(connection, self._owner, now)
+                _sources.lock(connection, row["resolved_spec"], self._tenant)
+                return _insert(connection, row, now), True
+        except IntegrityError:
+            with self._writing.begin() as connection:  # another submit under this key was quicker
+                first = self._first_under(connection, *asked)
+            if first is None:
+                raise
+            return first, False
+
     def _first_under(self, connection: Connection, idempotency_key: str | None, body_sha256: str) -> Job | None:
         """The job that this key made, if any; IdempotencyKeyReused if it was made from another body."""
         if idempotency_key is None:
@@ -335,7 +373,17 @@ class Ledger(Scoped):
         return now + timedelta(seconds=self._lease_seconds)
 
 
-def _new_row(spec: Json, resolved_spec: Json, **more: Any) -> dict[str, Any]:
+def _new_row(
+    spec: Json,
+    resolved_spec: Json,
+    *,
+    tenant: str,
+    parent: str | None = None,
+    idempotency_key: str | None = None,
+    body_sha256: str | None = None,
+    request_id: str | None = None,
+) -> dict[str, Any]:
+    """The row counts the event that tells of it."""
     gpus = resolved_spec["resources"]["gpus"]
     return {
         "id": new_id("job"),
@@ -350,14 +398,18 @@ def _new_row(spec: Json, resolved_spec: Json, **more: Any) -> dict[str, Any]:
         "attempt": 0,
         "failures": 0,
         "losses": 0,
+        "last_event": 1,
         "last_log_line": 0,
-        **more,
+        "tenant": tenant,
+        "parent": parent,
+        "idempotency_key": idempotency_key,
+        "body_sha256": body_sha256 or _sha256_of(spec),
+        "request_id": request_id,
     }
 
 
-def _insert(connection: Connection, row: dict[str, Any], now: datetime) -> Job:
-    """The row counts the event that tells of it."""
-    values = {**row, "last_event": 1, "created_at": now, **_claims.lined_up(row["priority"], now)}
+def _insert(connection: Connection, row: Mapping[str, Any], now: datetime) -> Job:
+    values = {**row, "created_at": now, **_claims.lined_up(row["priority"], now)}
     connection.execute(ADD_JOB, values)
     job = read(Job, {**dict.fromkeys(jobs.c.keys()), **values})
     if job.metadata:

@@ -88,6 +88,13 @@ def test_loggers_of_uvicorn_and_celery_speak_the_same() -> None:
     assert [each["logger"] for each in records(code)] == ["uvicorn.error", "celery.worker", "celery.task"]
 
 
+@pytest.mark.parametrize(("asked", "lines"), [("True", 1), ("False", 0)])
+def test_requests_are_logged_by_uvicorn_unless_it_was_told_not_to(asked: str, lines: int) -> None:
+    code = f"import uvicorn\nuvicorn.Config('x:y', access_log={asked})\nlogs.begin('api')\n"
+    code += "access = logging.getLogger('uvicorn.access')\nif access.hasHandlers(): access.info('hello')"
+    assert len(printed(code).splitlines()) == lines
+
+
 @pytest.mark.parametrize(
     ("text", "kept", "hidden"),
     [

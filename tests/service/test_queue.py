@@ -3,12 +3,13 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from service.store.queue import Queue, celery_app
+from service.store.queue import MOST_MESSAGES, Queue, celery_app
 
 
 @pytest.fixture
@@ -29,17 +30,53 @@ def hung_broker_url(short_folder: Path) -> Iterator[str]:
     path.unlink()
 
 
-def messages(broker_url: str, queue: str) -> list[dict[str, object]]:
+def messages(broker_url: str, queue: str, *, most: int = 10) -> list[dict[str, Any]]:
+    """The newest first."""
     with Redis(unix_socket_path=broker_url.removeprefix("redis+socket://")) as client:
-        return [json.loads(message) for message in client.lrange(queue, 0, -1)]
+        return [json.loads(message) for message in client.lrange(queue, 0, most - 1)]
+
+
+def ids_of(message: dict[str, Any]) -> set[str]:
+    """The task's and the delivery's."""
+    return {message["headers"]["id"], message["properties"]["delivery_tag"]}
+
+
+def shape_of(message: dict[str, Any]) -> str:
+    """All of it but who sent it and its ids."""
+    of_sender = {message["headers"]["origin"], message["properties"]["reply_to"]}
+    text = json.dumps(message, sort_keys=True)
+    for own in ids_of(message) | of_sender:
+        text = text.replace(own, "ID")
+    return text
 
 
 def test_a_nudge_is_a_message_that_says_no_more_than_its_name(queue: Queue, broker_url: str) -> None:
     queue.ping()
     assert queue.nudge_train()
     [message] = messages(broker_url, "train")
-    assert message["headers"]["task"] == "train"  # type: ignore[index]  # a Celery message
+    assert message["headers"]["task"] == "train"
     assert message["content-type"] == "application/json"
+
+
+def test_a_nudge_is_the_message_that_celery_would_send(queue: Queue, broker_url: str) -> None:
+    app = celery_app(broker_url)
+    app.send_task("train", queue="train")
+    app.close()
+    assert queue.nudge_train()
+    assert queue.nudge_train()
+    second, first, celerys = messages(broker_url, "train")
+    assert shape_of(first) == shape_of(second) == shape_of(celerys)
+    assert ids_of(first).isdisjoint(ids_of(second))
+    assert first["headers"]["id"] == first["properties"]["correlation_id"]
+
+
+def test_unheard_nudges_do_not_fill_the_broker_up(queue: Queue, broker_url: str) -> None:
+    assert queue.nudge_train()
+    with Redis(unix_socket_path=broker_url.removeprefix("redis+socket://")) as client:
+        client.lpush("train", *["unheard"] * MOST_MESSAGES)
+        assert queue.nudge_train()
+        assert MOST_MESSAGES // 2 <= client.llen("train") < MOST_MESSAGES
+    assert messages(broker_url, "train", most=1)[0]["headers"]["task"] == "train"
 
 
 @pytest.mark.parametrize("url", ["redis+socket:///nowhere/broker.sock", "redis://127.0.0.1:1/0"])
