@@ -1,6 +1,6 @@
 """What a claim costs with a long queue, on PostgreSQL.
 
-    python -m benchmarks.claims [--queued 1000 10000 100000] [--claims 200]
+    python -m benchmarks.claims [--queued 1000 10000 100000] [--claims 200] [--each 100]
 
 A server of its own from the pgserver wheel, with its usual durability; jobs of all priorities are queued, and
 claimed one after the other as workers do. Printed: the median and the 95th percentile of a claim, with queues of
@@ -29,8 +29,7 @@ from service.store.states import turn_at
 from service.store.tables import jobs, tenants
 from service.store.tenants import Tenants
 
-BATCH = 1000
-MANY = 1000  # tenants
+BATCH = MANY = 1000  # tenants, each with a row in a batch
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 SPEC = spec.parse({"backbone": {"name": "resnet26"}, "swaps": [{"layers": "*"}], "dataset": {"name": "digits"}}).dump()
 
@@ -39,17 +38,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queued", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--claims", type=int, default=200)
+    parser.add_argument("--each", type=int, default=100, help="jobs of each of 1,000 tenants")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="acmix-claims-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         with postgresql(Path(folder)) as server:
             engine = connect(server.get_uri())
             migrate(engine)
-            measure(engine, given.queued, given.claims)
+            measure(engine, given.queued, given.claims, given.each)
             engine.dispose()
 
 
-def measure(engine: Engine, lengths: list[int], claims: int) -> None:
+def measure(engine: Engine, lengths: list[int], claims: int, each: int) -> None:
+    Tenants(engine).limit("default", {"most_requests": None})
     there = 0
     for queued in sorted(lengths):
         enqueue(engine, queued - there)
@@ -62,9 +63,8 @@ def measure(engine: Engine, lengths: list[int], claims: int) -> None:
     tell(engine, f"{there:7} queued, tenants limited, {there // 2} of one that may run none in front", claims)
     enqueue(engine, there, gpus=1, turn_at=LONG_AGO)
     tell(engine, f"{there:7} queued, {there} that do not fit in front of these", claims)
-    for number in range(MANY):
-        enqueue(engine, 100, tenant=f"tenant-{number}")
-    tell(engine, f"        and {MANY} tenants with 100 jobs each", claims)
+    enqueue(engine, each * MANY, tenant=None)
+    tell(engine, f"        and {MANY} tenants with {each} jobs each", claims)
     with writing(engine).begin() as connection:
         connection.execute(update(tenants).values(most_running=None, most_gpu_hours=None))
         connection.execute(update(jobs).where(jobs.c.tenant == "exhausted").values(status="cancelled"))
@@ -95,12 +95,15 @@ def at_once(engine: Engine, claims: int) -> None:
 
 
 def enqueue(engine: Engine, count: int, **more: object) -> None:
-    """Rows as submit makes them, but for what `more` says, many at a time."""
+    """Rows as submit makes them, but for what `more` says, many at a time; of as many tenants where none is said."""
     with writing(engine).begin() as connection:
         now = clock(connection)
         for start in range(0, count, BATCH):
             numbers = range(start, min(start + BATCH, count))
-            connection.execute(insert(jobs), [{**row(now, number), **more} for number in numbers])
+            rows = [{**row(now, number), **more} for number in numbers]
+            connection.execute(
+                insert(jobs), [{**each, "tenant": each["tenant"] or f"tenant-{at}"} for at, each in enumerate(rows)]
+            )
 
 
 def row(now: object, number: int) -> dict[str, object]:
