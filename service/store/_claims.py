@@ -1,20 +1,20 @@
 """The claim: which queued job is next for a worker, and how it becomes the worker's."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, insert, literal, or_, select, tuple_
 
 from acmix.events import Event
 from service.store import _checkpoints, _journal, _outbox, _quotas
+from service.store._lanes import CLAIM_ORDER, in_turn
 from service.store.rows import Checkpoint, Claim, Job, Json, read
 from service.store.states import turn_at
 from service.store.tables import attempts, jobs, workers
 
-CLAIM_ORDER = (jobs.c.turn_at, jobs.c.id)
-FIRST_PAGE = 2  # most often the first fits, and a spec has kilobytes
-PAGE = 100
+MOST_SPECS = 100  # read at once; the first alone, for most often it fits, and a spec has kilobytes
 
 
 def lined_up(priority: int, now: datetime) -> dict[str, datetime]:
@@ -36,7 +36,7 @@ def due(now: datetime) -> ColumnElement[bool]:
 def lock_next(connection: Connection, now: datetime, gpus_free: int, can_run: Callable[[Json], bool]) -> Job | None:
     """The first job in claim order that this worker can run, locked; one that another is claiming is passed over."""
     exhausted = _quotas.exhausted(connection, now)
-    for job_id, resolved_spec in _candidates(connection, now, gpus_free, exhausted):
+    for job_id, resolved_spec in _with_specs(connection, in_turn(connection, now, gpus_free, exhausted)):
         if can_run(resolved_spec):
             still = select(jobs).where(jobs.c.id == job_id, due(now)).with_for_update(skip_locked=True)
             row = connection.execute(still).mappings().one_or_none()
@@ -84,19 +84,14 @@ def _gone_back(connection: Connection, job: Job) -> tuple[Checkpoint | None, dic
     return resume, rewound
 
 
-def _candidates(
-    connection: Connection, now: datetime, gpus_free: int, exhausted: Sequence[str]
-) -> Iterator[tuple[str, Json]]:
-    """Due jobs that fit the free GPUs and their tenants' limits, in claim order, a page at a time."""
-    fits = or_(jobs.c.gpus.is_(None), jobs.c.gpus <= gpus_free)
-    columns = (jobs.c.id, jobs.c.resolved_spec, jobs.c.turn_at)
-    page = select(*columns).where(due(now), fits).order_by(*CLAIM_ORDER)
-    page = page.where(jobs.c.tenant.not_in(exhausted)) if exhausted else page
-    rows = connection.execute(page.limit(FIRST_PAGE)).all()
-    while rows:
-        yield from ((row.id, row.resolved_spec) for row in rows)
-        last = rows[-1]
-        rows = connection.execute(page.where(behind(last.turn_at, last.id)).limit(PAGE)).all()
+def _with_specs(connection: Connection, ids: Iterator[str]) -> Iterator[tuple[str, Json]]:
+    """Jobs and their resolved specs, which are read some at a time, and the more the further it goes."""
+    many = 1
+    while some := list(islice(ids, many)):
+        wanted = select(jobs.c.id, jobs.c.resolved_spec).where(jobs.c.id.in_(some))
+        specs = {row.id: row.resolved_spec for row in connection.execute(wanted)}
+        yield from ((job_id, specs[job_id]) for job_id in some if job_id in specs)
+        many = min(4 * many, MOST_SPECS)
 
 
 def _ran_seconds(connection: Connection, job: Job) -> float:

@@ -1,10 +1,12 @@
 """What a tenant may use, asked in the very transaction that would use more of it."""
 
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, bindparam, func, or_, select
 
-from service.store.database import conflicting_insert
+from service.store.database import conflicting_insert, one_at_a_time
 from service.store.errors import QuotaExceeded
 from service.store.rows import Job, Tenant, Used, columns, read
 from service.store.scope import of_tenant
@@ -42,15 +44,19 @@ def check_stored(connection: Connection, tenant: str, more_bytes: int) -> None:
 
 
 def exhausted(connection: Connection, now: datetime, *, locked: bool = True) -> list[str]:
-    """Tenants that may have no attempt begun. Where any is limited so, claims go one after the other: rows are locked.
+    """Tenants that may have no attempt begun. Where any is limited so, claims go one after the other.
 
-    Who only looks locks none.
+    Who only looks does not wait.
     """
     limited = or_(tenants.c.most_running.is_not(None), tenants.c.most_gpu_hours.is_not(None))
     wanted = select(*columns(Tenant, tenants)).where(limited).order_by(tenants.c.name)
-    wanted = wanted.with_for_update() if locked else wanted
     found = [read(Tenant, row) for row in connection.execute(wanted).mappings()]
-    return [tenant.name for tenant in found if _is_exhausted(connection, tenant, now)]
+    if not found:
+        return []
+    if locked:
+        one_at_a_time(connection, "claims under limits")
+    running, hours = _running_and_hours(connection, now)
+    return [tenant.name for tenant in found if _is_exhausted(tenant, running[tenant.name], hours[tenant.name])]
 
 
 def used(connection: Connection, tenant: str, now: datetime) -> Used:
@@ -120,11 +126,23 @@ def _check_room(connection: Connection, limits: Tenant, more_bytes: int) -> None
         raise QuotaExceeded(limits.name, "stored bytes", stored, most, "delete jobs, weights or data sets")
 
 
-def _is_exhausted(connection: Connection, tenant: Tenant, now: datetime) -> bool:
-    most_running, most_gpu_hours = tenant.most_running, tenant.most_gpu_hours
-    if most_running is not None and _count(connection, tenant.name, "running") >= most_running:
+def _running_and_hours(connection: Connection, now: datetime) -> tuple[Mapping[str, int], Mapping[str, float]]:
+    """Of every tenant, however many there are: attempts that run, and GPU hours of this month."""
+    gpus = jobs.c.resolved_spec["resources"]["gpus"].as_integer().label("gpus")
+    live = connection.execute(select(jobs.c.tenant, jobs.c.claimed_at, gpus).where(jobs.c.status == "running")).all()
+    this_month = select(usage.c.tenant, usage.c.gpu_seconds).where(usage.c.month == month_of(now))
+    hours: defaultdict[str, float] = defaultdict(float)
+    for row in connection.execute(this_month):
+        hours[row.tenant] += row.gpu_seconds / HOUR_SECONDS
+    for row in live:
+        hours[row.tenant] += row.gpus * (now - row.claimed_at).total_seconds() / HOUR_SECONDS
+    return Counter(row.tenant for row in live), hours
+
+
+def _is_exhausted(tenant: Tenant, running: int, hours: float) -> bool:
+    if tenant.most_running is not None and running >= tenant.most_running:
         return True
-    return most_gpu_hours is not None and gpu_hours(connection, tenant.name, now) >= most_gpu_hours
+    return tenant.most_gpu_hours is not None and hours >= tenant.most_gpu_hours
 
 
 def _count(connection: Connection, tenant: str, status: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Text, bindparam, case, cast, func, select, tuple_
 
-from service.store import _claims
+from service.store import _lanes
 from service.store.database import among
 from service.store.rows import ToldJob, read
 from service.store.tables import jobs
@@ -24,7 +24,7 @@ COLUMNS: list[ColumnElement[Any]] = [
 def _one(*, of_tenant: bool) -> Select[Any]:
     """A job by its id; where it stands is counted in the same statement."""
     ahead = jobs.alias("ahead")
-    before_it = tuple_(*(ahead.c[column.name] for column in _claims.CLAIM_ORDER)) < tuple_(*_claims.CLAIM_ORDER)
+    before_it = tuple_(*(ahead.c[column.name] for column in _lanes.CLAIM_ORDER)) < tuple_(*_lanes.CLAIM_ORDER)
     place = select(1 + func.count()).select_from(ahead).where(ahead.c.status == "queued", before_it).scalar_subquery()
     position = case((jobs.c.status == "queued", place)).label("position")
     this = select(*COLUMNS, position).where(jobs.c.id == bindparam("id"))
@@ -48,7 +48,7 @@ def page(connection: Connection, wanted: Select[Any]) -> list[ToldJob]:
 
 def _positions(connection: Connection, ids: Sequence[str]) -> Mapping[str, int]:
     """Where queued jobs stand in the queue of all tenants, 1 being next; one that has just been claimed is left out."""
-    places = func.row_number().over(order_by=_claims.CLAIM_ORDER).label("place")
+    places = func.row_number().over(order_by=_lanes.CLAIM_ORDER).label("place")
     queue = select(jobs.c.id, places).where(jobs.c.status == "queued").subquery()
     wanted = select(queue.c.id, queue.c.place).where(among(connection.dialect.name, queue.c.id, "ids"))
     rows = connection.execute(wanted, {"ids": list(ids)})

@@ -48,6 +48,7 @@ POSTGRESQL_SETTINGS = {
     "statement_timeout": "30s",
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "30s",
+    "jit": "off",  # it takes longer than any statement here
 }
 # What a URL's own parameters may say otherwise. Balancers forget a connection that is idle for some minutes; a server
 # that has gone without a word is noticed within half a minute.

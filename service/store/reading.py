@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, Select, exists, literal, null, select
 
 from acmix.catalog import Catalog, Device
-from service.store import _claims, _series, _sources, _told
+from service.store import _claims, _lanes, _series, _sources, _told
 from service.store._checkpoints import NEWEST_FIRST
 from service.store._menus import Menus
 from service.store.database import clock, clock_time, reading
@@ -107,7 +107,7 @@ class Reader(Scoped):
         if after:
             last = self.job(after)
             wanted = wanted.where(_claims.behind(last.turn_at, last.id))
-        return self._page_told(wanted.order_by(*_claims.CLAIM_ORDER), limit)
+        return self._page_told(wanted.order_by(*_lanes.CLAIM_ORDER), limit)
 
     def told(self, job_id: str) -> ToldJob:
         """JobNotFound."""

@@ -28,7 +28,7 @@ def nodes_of(engine: Engine, call: Callable[[], object]) -> list[Node]:
     def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
         if many or statement.lstrip().upper().startswith(("EXPLAIN", "SHOW", "SET")):
             return
-        changes = not statement.lstrip().upper().startswith("SELECT")
+        changes = not statement.lstrip().upper().startswith(("SELECT", "WITH"))
         options = "FORMAT JSON" if changes else "ANALYZE, TIMING OFF, FORMAT JSON"
         with connection.connection.driver_connection.cursor() as cursor:
             cursor.execute(f"EXPLAIN ({options}) {statement}", parameters)

@@ -1,10 +1,15 @@
+from random import Random
+
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from acmix.catalog import Catalog
+from service.store.database import writing
 from service.store.ledger import Ledger
 from service.store.reading import Reader
 from service.store.rows import Outcome, WorkerCard
+from service.store.tables import jobs
+from service.store.tenants import Tenants
 from tests.service.work import (
     at_once,
     claim,
@@ -102,6 +107,35 @@ def test_what_a_worker_cannot_run_is_passed_over_however_much_of_it_there_is(led
     assert claimed is not None
     assert claimed.job.id == fitting.id
     assert ledger.claim("worker-1", gpus_free=None, can_run=lambda spec: spec["name"] == "known") is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_next_job_is_the_first_of_all_that_fit_whatever_the_queue(
+    seed: int, ledger: Ledger, engine: Engine
+) -> None:
+    """The witness sorts all that are queued and takes the first that fits; the claim looks at lanes."""
+    random = Random(seed)
+    names, free = ("a", "b", "c", "d"), random.choice([None, 0, 1, 2])
+    submitted = []
+    for _ in range(40):
+        wishes = {"resources": {"gpus": random.choice(["auto", 0, 1, 2, 8])}, "priority": random.choice([0, 0, 1, 9])}
+        whose = ledger.of(random.choice(names))
+        submitted.append(submit(whose, name=random.choice(["known", "strange"]), **wishes))
+    queue = sorted(submitted, key=lambda job: (job.turn_at, job.id))
+    Tenants(engine).limit("a", {"most_running": 0})
+    held_back = {job.id for job in queue if random.random() < 0.3}
+    with writing(engine).begin() as connection:
+        later = queue[0].created_at.replace(year=2100)
+        connection.execute(update(jobs).where(jobs.c.id.in_(held_back)).values(not_before=later))
+    fitting = [
+        job.id
+        for job in queue
+        if job.tenant != "a" and job.name == "known" and job.id not in held_back and (job.gpus or 0) <= (free or 0)
+    ]
+    claimed = []
+    while found := ledger.claim("worker", gpus_free=free, can_run=lambda spec: spec["name"] == "known"):
+        claimed.append(found.job.id)
+    assert claimed == fitting
 
 
 def test_fifty_jobs_claimed_by_eight_threads_are_claimed_once_each(ledger: Ledger, reader: Reader) -> None:
