@@ -127,13 +127,19 @@ def _check_room(connection: Connection, limits: Tenant, more_bytes: int) -> None
 
 
 def _running_and_hours(connection: Connection, now: datetime) -> tuple[Mapping[str, int], Mapping[str, float]]:
-    """Of every tenant, however many there are: attempts that run, and GPU hours of this month."""
+    """Attempts that run, of every tenant; GPU hours of this month, of those whose hours are limited."""
     gpus = jobs.c.resolved_spec["resources"]["gpus"].as_integer().label("gpus")
     live = connection.execute(select(jobs.c.tenant, jobs.c.claimed_at, gpus).where(jobs.c.status == "running")).all()
-    this_month = select(usage.c.tenant, usage.c.gpu_seconds).where(usage.c.month == month_of(now))
+    # one look by the key for each, or all months would be read
+    this_month = (
+        select(usage.c.gpu_seconds)
+        .where(usage.c.tenant == tenants.c.name, usage.c.month == month_of(now))
+        .scalar_subquery()
+    )
+    booked = select(tenants.c.name, this_month.label("gpu_seconds")).where(tenants.c.most_gpu_hours.is_not(None))
     hours: defaultdict[str, float] = defaultdict(float)
-    for row in connection.execute(this_month):
-        hours[row.tenant] += row.gpu_seconds / HOUR_SECONDS
+    for row in connection.execute(booked):
+        hours[row.name] += (row.gpu_seconds or 0.0) / HOUR_SECONDS
     for row in live:
         hours[row.tenant] += row.gpus * (now - row.claimed_at).total_seconds() / HOUR_SECONDS
     return Counter(row.tenant for row in live), hours
