@@ -5,11 +5,11 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, insert, literal, select, tuple_
 
 from acmix.events import Event
 from service.store import _checkpoints, _journal, _outbox, _quotas
-from service.store._lanes import CLAIM_ORDER, in_turn
+from service.store._lanes import CLAIM_ORDER, due, in_turn
 from service.store.rows import Checkpoint, Claim, Job, Json, read
 from service.store.states import turn_at
 from service.store.tables import attempts, jobs, workers
@@ -25,12 +25,6 @@ def lined_up(priority: int, now: datetime) -> dict[str, datetime]:
 def behind(turn_at: datetime, job_id: str) -> ColumnElement[bool]:
     """Jobs that come after such a one in claim order."""
     return tuple_(*CLAIM_ORDER) > tuple_(literal(turn_at, jobs.c.turn_at.type), literal(job_id, jobs.c.id.type))
-
-
-def due(now: datetime) -> ColumnElement[bool]:
-    """Queued jobs that nothing holds back."""
-    waited = or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now)
-    return and_(jobs.c.status == "queued", waited)
 
 
 def lock_next(connection: Connection, now: datetime, gpus_free: int, can_run: Callable[[Json], bool]) -> Job | None:

@@ -35,7 +35,6 @@ PAGE = 100
 NOW = bindparam("now", type_=jobs.c.turn_at.type)
 # Written out, or SQLite would not know that the index has all of them.
 QUEUED = jobs.c.status == literal_column("'queued'")
-DUE = and_(QUEUED, or_(jobs.c.not_before.is_(None), jobs.c.not_before <= NOW))
 
 
 @dataclass(frozen=True, order=True)
@@ -44,6 +43,14 @@ class Turn:
 
     turn_at: datetime
     id: str
+
+
+def due(now: ColumnElement[datetime] | datetime) -> ColumnElement[bool]:
+    """Queued jobs that nothing holds back."""
+    return and_(QUEUED, or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now))
+
+
+DUE = due(NOW)
 
 
 def in_turn(connection: Connection, now: datetime, gpus_free: int, exhausted: Container[str]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, func, select, text
 
-from service.store import _claims, _quotas
+from service.store import _lanes, _quotas
 from service.store.database import clock
 from service.store.states import ENDED, STATUSES
 from service.store.tables import datasets, deliveries, jobs, plans, predictions, usage, workers
@@ -67,7 +67,7 @@ def _live(connection: Connection) -> dict[tuple[str, str], int]:
 def _due(connection: Connection, now: datetime) -> tuple[int, datetime | None]:
     """How many, and since when the first. What a tenant's limits hold back waits for no worker."""
     since = func.coalesce(jobs.c.not_before, jobs.c.queued_at)
-    counted = select(func.count(), func.min(since)).where(_claims.due(now))
+    counted = select(func.count(), func.min(since)).where(_lanes.due(now))
     exhausted = _quotas.exhausted(connection, now, locked=False)
     row = connection.execute(counted.where(jobs.c.tenant.not_in(exhausted)) if exhausted else counted).one()
     return row[0], row[1]

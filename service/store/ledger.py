@@ -16,6 +16,7 @@ from service.store import (
     _claims,
     _endings,
     _journal,
+    _lanes,
     _projections,
     _quotas,
     _sources,
@@ -324,7 +325,7 @@ class Ledger(Scoped):
         with self._reading.connect() as connection:
             now = clock(connection)
             long_ago = jobs.c.queued_at < now - timedelta(seconds=seconds)
-            waiting = select(jobs.c.id).where(_claims.due(now), long_ago)
+            waiting = select(jobs.c.id).where(_lanes.due(now), long_ago)
             return list(connection.execute(waiting.order_by(jobs.c.queued_at, jobs.c.id).limit(1000)).scalars())
 
     def _submit_at_once(self, row: Mapping[str, Any]) -> ToldJob | None:
