@@ -1,17 +1,12 @@
 """What leases, batches of events and checkpoints cost a training: its samples a second over those of the bare loop.
 
     python -m benchmarks.upkeep [--rounds 3] [--epochs 20]
-    python -m benchmarks.upkeep --recording [--rounds 5] [--epochs 20]
 
 Three runs of one spec in a round, in an order that turns: a job of `acmix up` on PostgreSQL and Valkey with every
 setting at its default; `python -m acmix run` by hand, which saves checkpoints and writes its events into the void;
 and the bare loop, `for event in acmix.run(...)`, which throws its events away and saves at its end alone. All have as
 many threads as the service gives. The rate is that of training's own steady state, from the end of the first epoch to
 the end of the last, evaluations included. While another runs, the service is stopped (SIGSTOP).
-
-With `--recording` it is two, neither of which saves checkpoints: a job whose layers are traced every ten steps and
-whose traces, metrics and progress are recorded into PostgreSQL, and the bare loop without a trace. What the first
-takes more of, by the step, is what tracing and recording cost.
 
 Printed beside it are samples a second of the run's own processor time, which a noisy machine disturbs less, and
 the processor time that the rest of the service, but for the database, took meanwhile.
@@ -43,7 +38,6 @@ from service.launcher import free_port
 
 Spec = dict[str, Any]
 NEVER = {"every_epochs": 100_000, "every_seconds": 1e7}
-UNTRACED = {"every_steps": 100_000}
 # tells the ends of epochs as the log of `acmix run` does, and nothing else
 LOOP = """
 import logging, sys
@@ -72,7 +66,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--recording", action="store_true", help="what tracing and recording alone cost")
     given = parser.parse_args()
     spec: Spec = {**EXAMPLE, "training": {"epochs": given.epochs}}
     threads = max(1, len(os.sched_getaffinity(0)) - 1)
@@ -83,29 +76,12 @@ def main() -> None:
             "by hand": lambda: beside(up, ["-m", "acmix", "run"], spec, threads),
             "bare": lambda: beside(up, ["-c", LOOP], {**spec, "checkpoints": NEVER}, threads),
         }
-        if given.recording:
-            sides = {
-                "recorded": lambda: in_service(client, {**spec, "checkpoints": NEVER, "trace": {"every_steps": 10}}),
-                "untraced": lambda: beside(
-                    up, ["-c", LOOP], {**spec, "checkpoints": NEVER, "trace": UNTRACED}, threads
-                ),
-            }
         rounds = [measured(sides, number) for number in range(given.rounds)]
-    if given.recording:
-        tell_recording(rounds)
-        return
     for than in ("by hand", "bare"):
         for what in ("wall", "processor"):
             ratios = sorted(getattr(rates["job"], what) / getattr(rates[than], what) for rates in rounds)
             told = f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
             print(f"job / {than}, {what} time, median of {len(ratios)}: {told}")
-
-
-def tell_recording(rounds: list[dict[str, Rates]]) -> None:
-    for what in ("wall", "processor"):
-        costs = sorted(getattr(each["untraced"], what) / getattr(each["recorded"], what) - 1 for each in rounds)
-        told = f"{statistics.median(costs):.2%} ({costs[0]:.2%} to {costs[-1]:.2%})"
-        print(f"tracing and recording cost, {what} time of a step, median of {len(costs)}: {told}")
 
 
 def measured(sides: dict[str, Callable[[], str]], number: int) -> dict[str, Rates]:
@@ -114,7 +90,7 @@ def measured(sides: dict[str, Callable[[], str]], number: int) -> dict[str, Rate
     rates = {name: rates_of(sides[name]) for name in order}
     told = (f"{name} {each.wall:.0f} ({each.processor:.0f})" for name, each in rates.items())
     print(
-        f"  {'  '.join(told)}  service {rates[next(iter(sides))].service:.3f}  load {os.getloadavg()[0]:.1f}",
+        f"  {'  '.join(told)}  service {rates["job"].service:.3f}  load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
     return rates

@@ -6,13 +6,12 @@ nothing is written, and the ledger goes its long way, as it always does on SQLit
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from datetime import UTC, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from service.store.rows import ToldJob, read
+from service.store.rows import ToldJob
 from service.store.states import AGING_SECONDS
 
 TEXTS = ("spec", "resolved_spec", "metadata")
@@ -20,7 +19,6 @@ GIVEN = (
     *("id", "tenant", "kind", "name", "status", *TEXTS, "parent", "attempt", "failures", "losses", "priority", "gpus"),
     *("last_event", "last_log_line", "idempotency_key", "body_sha256", "request_id"),
 )
-TOLD = tuple(each.name for each in fields(ToldJob))
 EVENT = json.dumps({"status": "queued", "reason": None})
 ADD = text(
     f"""
@@ -65,6 +63,5 @@ def at_once(connection: Connection, row: Mapping[str, Any]) -> ToldJob | None:
     added = connection.execute(ADD, {**row, **texts, "ahead": ahead, "event": EVENT}).one_or_none()
     if added is None:
         return None
-    told: dict[str, Any] = {**row, "created_at": added.created_at.astimezone(UTC), "position": added.position}
-    told |= {"spec": texts["spec"], "resolved_spec": texts["resolved_spec"]}
-    return read(ToldJob, {**dict.fromkeys(TOLD), **told})
+    told = {**row, **texts, "created_at": added.created_at.astimezone(UTC), "position": added.position}
+    return ToldJob(*map(told.get, ToldJob._fields))

@@ -4,7 +4,7 @@ import signal as signals
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from sqlalchemy import Column, Table
 
@@ -68,9 +68,11 @@ class Job:
     request_id: str | None  # under which the logs have the request that made it
 
 
-@dataclass(frozen=True)
-class ToldJob:
-    """A job as the API tells it: its specs are the JSON text that is stored, `position` its place in the queue."""
+class ToldJob(NamedTuple):
+    """A job as the API tells it; a tuple, since a page of them takes a tenth of the time that dataclasses take.
+
+    Specs, devices, versions and metadata are the JSON text that is stored. `position` is its place in the queue.
+    """
 
     id: str
     kind: str
@@ -88,16 +90,16 @@ class ToldJob:
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
-    position: int | None
     progress: Json | None
     progress_at: datetime | None
     best: Json | None
     worker: str | None
-    devices: list[Any] | None
-    versions: Json | None
-    metadata: dict[str, str]
+    devices: str | None
+    versions: str | None
+    metadata: str
     events_pruned_at: datetime | None
     series_pruned_at: datetime | None
+    position: int | None
 
 
 @dataclass(frozen=True)
