@@ -18,6 +18,7 @@ Call = Callable[[int], object]  # what a client does; it is told how often it ha
 Opener = Callable[[int], Call]  # made in the client's own process, which is told its number
 
 SYSTEM = multiprocessing.get_context("fork")
+APART_SECONDS = 0.1
 
 
 @dataclass
@@ -42,12 +43,16 @@ class Measured:
 
 
 def measure(opener: Opener, *, clients: int, seconds: float) -> Measured:
-    """So many clients side by side for so long."""
+    """So many clients side by side for so long.
+
+    They come one after the other, and those who are there call already. Connections that are opened at once to idle
+    processes of one server all go to one of them in half the cases, which is then measured alone.
+    """
     barrier = SYSTEM.Barrier(clients)
     pipes, processes = [], []
     for number in range(clients):
         ours, theirs = SYSTEM.Pipe()
-        process = SYSTEM.Process(target=_drive, args=(opener, number, seconds, barrier, theirs))
+        process = SYSTEM.Process(target=_drive, args=(opener, number, clients, seconds, barrier, theirs))
         process.start()
         pipes.append(ours)
         processes.append(process)
@@ -60,9 +65,13 @@ def measure(opener: Opener, *, clients: int, seconds: float) -> Measured:
     return Measured(latencies, [rate], sum(own for _, _, own in told))
 
 
-def _drive(opener: Opener, number: int, seconds: float, barrier: Barrier, pipe: Connection) -> None:
+def _drive(opener: Opener, number: int, clients: int, seconds: float, barrier: Barrier, pipe: Connection) -> None:
+    time.sleep(APART_SECONDS * number)
     call = opener(number)
     latencies: list[float] = []
+    come = time.monotonic()
+    while time.monotonic() - come < APART_SECONDS * (clients - number):
+        call(0)
     barrier.wait()
     before = _own_seconds()
     began = now = time.perf_counter()

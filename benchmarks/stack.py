@@ -68,10 +68,10 @@ def api(database_url: str, folder: Path, *, workers: int = 2) -> Iterator[tuple[
     Ledger(engine).enrol(WorkerCard("worker-1", "host", 1, [], {"acmix": "0.1"}, catalog()))
     _, key = Tenants(engine).create_key(TENANT, name="", scopes=["jobs:read", "jobs:write"])
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "service.app:app", "--port", str(port), "--workers", str(workers)]
+    command = [sys.executable, "-m", "service", "--port", str(port), "--processes", str(workers)]
     with valkey(folder) as broker_url:
         environment = {"DATABASE_URL": database_url, "BROKER_URL": broker_url, "ACMIX_DATA": str(folder / "data")}
-        with running([*command, "--no-access-log"], folder / "api.log", environment):
+        with running(command, folder / "api.log", environment):
             _until_answered(f"http://127.0.0.1:{port}/readyz")
             yield port, engine, key
     engine.dispose()

@@ -90,7 +90,7 @@ def measured(sides: dict[str, Callable[[], str]], number: int) -> dict[str, Rate
     rates = {name: rates_of(sides[name]) for name in order}
     told = (f"{name} {each.wall:.0f} ({each.processor:.0f})" for name, each in rates.items())
     print(
-        f"  {'  '.join(told)}  service {rates["job"].service:.3f}  load {os.getloadavg()[0]:.1f}",
+        f"  {'  '.join(told)}  service {rates['job'].service:.3f}  load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
     return rates

@@ -64,4 +64,4 @@ def at_once(connection: Connection, row: Mapping[str, Any]) -> ToldJob | None:
     if added is None:
         return None
     told = {**row, **texts, "created_at": added.created_at.astimezone(UTC), "position": added.position}
-    return ToldJob(*map(told.get, ToldJob._fields))
+    return ToldJob._make(map(told.get, ToldJob._fields))

@@ -5,7 +5,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, exists, literal, null, select
+from sqlalchemy import Connection, Engine, Select, literal, null, select
 
 from acmix.catalog import Catalog, Device
 from service.store import _claims, _lanes, _series, _sources, _told
@@ -43,7 +43,6 @@ from service.store.tables import (
     evaluations,
     events,
     jobs,
-    labels,
     log_lines,
     webhooks,
     weights,
@@ -91,15 +90,13 @@ class Reader(Scoped):
         metadata: Mapping[str, str] | None = None,
     ) -> Page[ToldJob]:
         """Newest first; those whose fields and labels are all as given."""
-        wanted = select(*_told.COLUMNS).where(self._mine(jobs)).order_by(jobs.c.id.desc())
-        for column, value in ((jobs.c.status, status), (jobs.c.kind, kind), (jobs.c.name, name)):
-            wanted = wanted if value is None else wanted.where(column == value)
-        for key, value in (metadata or {}).items():
-            wanted = wanted.where(
-                exists().where(labels.c.job == jobs.c.id, labels.c.key == key, labels.c.value == value)
-            )
-        wanted = wanted.where(jobs.c.id < after) if after else wanted
-        return self._page_told(wanted, limit)
+        asked = {"tenant": self._tenant, "status": status, "kind": kind, "name": name, "after": after}
+        given = {key: value for key, value in asked.items() if value is not None}
+        labels: dict[str, str] = {}
+        for number, (key, value) in enumerate((metadata or {}).items()):
+            labels |= {f"key_{number}": key, f"value_{number}": value}
+        wanted = _told.newest(tuple(given), len(metadata or {}))
+        return self._page_told(wanted, limit, {**given, **labels})
 
     def queue(self, limit: int = 20, after: str | None = None) -> Page[ToldJob]:
         """Queued jobs in claim order, those held back by a backoff or a limit too; JobNotFound if `after` is gone."""
@@ -107,7 +104,7 @@ class Reader(Scoped):
         if after:
             last = self.job(after)
             wanted = wanted.where(_claims.behind(last.turn_at, last.id))
-        return self._page_told(wanted.order_by(*_lanes.CLAIM_ORDER), limit)
+        return self._page_told(wanted.order_by(*_lanes.CLAIM_ORDER).limit(_told.LIMIT), limit)
 
     def told(self, job_id: str) -> ToldJob:
         """JobNotFound."""
@@ -321,9 +318,9 @@ class Reader(Scoped):
         found = self.menu(seen_within_days)
         return found.most_gpus if found else 0
 
-    def _page_told(self, wanted: Select[Any], limit: int) -> Page[ToldJob]:
+    def _page_told(self, wanted: Select[Any], limit: int, given: Mapping[str, Any] | None = None) -> Page[ToldJob]:
         with self._engine.connect() as connection:
-            return _page(_told.page(connection, wanted.limit(limit + 1)), limit)
+            return _page(_told.page(connection, wanted, {**(given or {}), "limit": limit + 1}), limit)
 
     def _sees(self, connection: Connection, job_id: str) -> bool:
         this = select(jobs.c.id).where(jobs.c.id == job_id, self._mine(jobs))
