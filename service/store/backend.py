@@ -1,6 +1,6 @@
 """The store's parts, opened together: what every process of a deployment stands on."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Engine
 
@@ -38,14 +38,18 @@ class Backend:
     webhooks: Webhooks
     deliveries: Deliveries
     pruning: Pruning
+    _scoped: dict[str, "Backend"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of(self, tenant: str) -> "Backend":
         """The same for one tenant: nothing of another's is there. Plans and predictions have no owner.
 
         Who asks for one of those names data sets and checkpoints, which are looked up before.
         """
-        ledger, reader, datasets = self.ledger.of(tenant), self.reader.of(tenant), self.datasets.of(tenant)
-        return replace(self, ledger=ledger, reader=reader, datasets=datasets, webhooks=self.webhooks.of(tenant))
+        if tenant not in self._scoped:  # every request asks, and tenants are few
+            ledger, reader, datasets = self.ledger.of(tenant), self.reader.of(tenant), self.datasets.of(tenant)
+            webhooks = self.webhooks.of(tenant)
+            self._scoped[tenant] = replace(self, ledger=ledger, reader=reader, datasets=datasets, webhooks=webhooks)
+        return self._scoped[tenant]
 
     def close(self) -> None:
         self.queue.close()

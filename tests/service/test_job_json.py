@@ -19,7 +19,7 @@ from tests.service.menu import catalog
 from tests.service.test_access import bearer, key_for
 from tests.service.work import claim, evaluation, save, statements
 
-REASON = Reason("diverged", "the loss is \u2028 not finite", "user", hint='a smaller "lr"')
+REASON = Reason("diverged", "the loss is \u2028 not \ud800 finite", "user", hint='a smaller "lr"')
 
 
 @pytest.fixture
