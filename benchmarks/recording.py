@@ -1,10 +1,11 @@
 """What tracing a training and recording it into PostgreSQL cost, by the step.
 
-    python -m benchmarks.recording [--rounds 3] [--epochs 20] [--slice 2]
+    python -m benchmarks.recording [--rounds 3] [--epochs 20] [--slice 2] [--itself]
 
-Two runs of one spec, neither of which saves checkpoints, with as many threads as the service gives: a job of `acmix
-up` on PostgreSQL and Valkey whose layers are traced every ten steps and whose events, curves, traces and log are
-recorded; and the bare loop, `for event in acmix.run(...)`, without a trace, which throws its events away.
+Two runs of one spec, which save checkpoints when they evaluate and no more, with as many threads as the service
+gives: a job of `acmix up` on PostgreSQL and Valkey whose layers are traced every ten steps and whose events, curves,
+traces, log and checkpoints are stored; and the bare loop, `for event in acmix.run(...)`, without a trace, which throws
+its events away.
 
 Both are under way at once, and by turns of `--slice` seconds one of them stands still (SIGSTOP), the whole service
 with its job: what else the machine does, which is a tenth more or less from one minute to the next, so falls on both
@@ -20,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +36,14 @@ from service.cli import EXAMPLE
 from service.client import Client
 
 UNTRACED = {"every_steps": 100_000}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two: what is to stand still with all its children, and what gives its log at its end."""
+
+    root: psutil.Process
+    run: Callable[[], str]
 
 
 @dataclass
@@ -56,6 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--slice", type=float, default=2.0, help="seconds of a turn")
+    parser.add_argument("--itself", action="store_true", help="the bare loop beside itself: by what nothing differs")
     given = parser.parse_args()
     spec: Spec = {**EXAMPLE, "training": {"epochs": given.epochs}, "checkpoints": NEVER}
     threads = max(1, len(os.sched_getaffinity(0)) - 1)
@@ -64,19 +75,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="recording-") as folder, service(Path(folder)) as (client, up):
         in_service(client, {**spec, "training": {"epochs": 2}})  # until then a new service is still setting up
         for _ in range(given.rounds):
-            recorded, bare = side_by_side(client, up, spec, threads, given.slice)
-            costs.append(bare / recorded - 1)
-            print(
-                f"  recorded {recorded:.1f}  bare {bare:.1f}  {costs[-1]:.2%}  load {os.getloadavg()[0]:.1f}",
-                flush=True,
-            )
+            with bare(spec, threads) as second, bare(spec, threads) if given.itself else job(client, up, spec) as first:
+                rates = side_by_side({"recorded": first, "bare": second}, given.slice)
+            costs.append(rates["bare"] / rates["recorded"] - 1)
+            told = "  ".join(f"{name} {rate:.1f}" for name, rate in rates.items())
+            print(f"  {told}  {costs[-1]:.2%}  load {os.getloadavg()[0]:.1f}", flush=True)
     told = f"{statistics.median(costs):.2%} ({min(costs):.2%} to {max(costs):.2%})"
     print(f"tracing and recording cost of a step's time, median of {len(costs)}: {told}")
 
 
-def side_by_side(client: Client, up: psutil.Process, spec: Spec, threads: int, seconds: float) -> tuple[float, float]:
-    """Samples a second of a job that is traced and recorded, and of the bare loop."""
-    logs: dict[str, str] = {}
+@contextmanager
+def job(client: Client, up: psutil.Process, spec: Spec) -> Iterator[Side]:
+    """A job that is traced and recorded; its process is the service with all that it starts."""
+    yield Side(up, lambda: in_service(client, {**spec, "trace": {"every_steps": 10}}))
+
+
+@contextmanager
+def bare(spec: Spec, threads: int) -> Iterator[Side]:
+    """The bare loop, which has begun."""
     with tempfile.TemporaryDirectory(prefix="recording-bare-") as folder:
         file = Path(folder) / "spec.json"
         file.write_text(json.dumps({**spec, "trace": UNTRACED}))
@@ -87,21 +103,29 @@ def side_by_side(client: Client, up: psutil.Process, spec: Spec, threads: int, s
             stderr=subprocess.PIPE,
             text=True,
         )
-        runs: dict[str, Callable[[], str]] = {
-            "recorded": lambda: in_service(client, {**spec, "trace": {"every_steps": 10}}),
-            "bare": lambda: loop.communicate()[1],
-        }
-        threads_of = {
-            name: threading.Thread(target=lambda n=name, r=run: logs.update({n: r()})) for name, run in runs.items()
-        }
-        for thread in threads_of.values():
-            thread.start()
-        turns = by_turns(threads_of, {"recorded": up, "bare": psutil.Process(loop.pid)}, seconds)
-    rates = []
-    for name in ("recorded", "bare"):
-        samples, began, ended = steady(logs[name])
-        rates.append(samples / turns.seconds(name, began, ended))
-    return rates[0], rates[1]
+        try:
+            yield Side(psutil.Process(loop.pid), lambda: loop.communicate()[1])
+        finally:
+            loop.kill()
+            loop.wait()
+
+
+def side_by_side(sides: dict[str, Side], seconds: float) -> dict[str, float]:
+    """Samples a second of each."""
+    logs: dict[str, str] = {}
+
+    def run(name: str) -> None:
+        logs[name] = sides[name].run()
+
+    threads = {name: threading.Thread(target=run, args=(name,)) for name in sides}
+    for thread in threads.values():
+        thread.start()
+    turns = by_turns(threads, {name: side.root for name, side in sides.items()}, seconds)
+    rates = {}
+    for name, log in logs.items():
+        samples, began, ended = steady(log)
+        rates[name] = samples / turns.seconds(name, began, ended)
+    return {name: rates[name] for name in sides}
 
 
 def by_turns(threads: dict[str, threading.Thread], roots: dict[str, psutil.Process], seconds: float) -> Turns:

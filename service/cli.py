@@ -44,7 +44,12 @@ EXAMPLE = {
     "dataset": {"name": "digits"},
 }
 
-main = typer.Typer(add_completion=False, no_args_is_help=True, help="Train vision models with ACmix layers.")
+main = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # of an error that nobody foresaw, older versions print every variable, secrets too
+    help="Train vision models with ACmix layers.",
+)
 Url = Annotated[str, typer.Option(envvar="ACMIX_URL", help="where the service is")]
 
 
