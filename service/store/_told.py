@@ -84,7 +84,7 @@ def _positions(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
 
 @cache
 def _places(dialect: str) -> Select[Any]:
-    """Of JSON texts of ids, a JSON object by id: a hundred rows take as long to come as to be counted."""
+    """Of ids, a JSON array, their places, a JSON object: a hundred rows take as long to come as to be counted."""
     is_postgresql = dialect == "postgresql"
     places = func.row_number().over(order_by=_lanes.CLAIM_ORDER).label("place")
     queue = select(jobs.c.id, places).where(jobs.c.status == "queued").subquery()

@@ -69,7 +69,7 @@ class Job:
 
 
 class ToldJob(NamedTuple):
-    """A job as the API tells it; a tuple, since a page of them takes a tenth of the time that dataclasses take.
+    """A job as the API tells it; a tuple, since a hundred dataclasses of so many fields take a millisecond more.
 
     Specs, devices, versions and metadata are the JSON text that is stored. `position` is its place in the queue.
     """
