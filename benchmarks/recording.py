@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--slice", type=float, default=2.0, help="seconds of a turn")
-    parser.add_argument("--itself", action="store_true", help="the bare loop beside itself: by what nothing differs")
+    parser.add_argument("--itself", action="store_true", help="the bare loop beside itself: what the same differ by")
     given = parser.parse_args()
     spec: Spec = {**EXAMPLE, "training": {"epochs": given.epochs}, "checkpoints": NEVER}
     threads = max(1, len(os.sched_getaffinity(0)) - 1)

@@ -102,7 +102,7 @@ def _to_train(raw: Any) -> JobSpec:
 
 def _write(asked: _Asked, posted: Posted, resolved: JobSpec) -> tuple[ToldJob, bool]:
     try:
-        job, created = asked.store.ledger.submit_told(
+        job, created = asked.store.ledger.submit(
             posted.raw,
             resolved.dump(),
             idempotency_key=asked.idempotency_key,

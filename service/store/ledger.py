@@ -57,14 +57,17 @@ class Ledger(Scoped):
         body_sha256: str | None = None,
         parent: str | None = None,
         request_id: str | None = None,
-    ) -> tuple[Job, bool]:
+    ) -> tuple[ToldJob, bool]:
         """A new job, queued, and True; under a key that was used before, the first job and False.
+
+        On PostgreSQL one statement does, unless something has to be held meanwhile.
 
         Raises:
             IdempotencyKeyReused: the key came before with another body (by default the spec is the body).
             QuotaExceeded: its tenant has no more to queue.
             CheckpointNotFound, WeightsNotFound: what it would start from is not there.
             DatasetNotFound, DatasetNotReady: what it would read is not there, or cannot be read.
+            JobNotFound: the first job has just been deleted.
         """
         row = _new_row(
             spec,
@@ -75,15 +78,10 @@ class Ledger(Scoped):
             body_sha256=body_sha256,
             request_id=request_id,
         )
-        return self._submit(row)
-
-    def submit_told(self, spec: Json, resolved_spec: Json, **more: Any) -> tuple[ToldJob, bool]:
-        """What `submit` does, and the job as the API tells it: one round trip to PostgreSQL, where that can be."""
-        row = _new_row(spec, resolved_spec, tenant=self._owner, **more)
         told = self._submit_at_once(row)
         if told:
             return told, True
-        job, created = self._submit(row)
+        job, created = self._submit_held(row)
         with self._reading.connect() as connection:
             found = _told.one(connection, job.id, self._tenant)
         if found is None:
@@ -338,7 +336,7 @@ class Ledger(Scoped):
         except IntegrityError:  # its key was used before
             return None
 
-    def _submit(self, row: Mapping[str, Any]) -> tuple[Job, bool]:
+    def _submit_held(self, row: Mapping[str, Any]) -> tuple[Job, bool]:
         """In a transaction, which holds on to all that must not change meanwhile."""
         asked = row["idempotency_key"], row["body_sha256"]
         try:

@@ -19,7 +19,7 @@ from service.store.errors import (
 )
 from service.store.ledger import Ledger
 from service.store.reading import Reader
-from service.store.rows import Dataset, DatasetPart, Job, Upload
+from service.store.rows import Dataset, DatasetPart, ToldJob, Upload
 from service.store.tables import datasets as table
 from tests.service.work import at_once, spec_of
 
@@ -81,7 +81,7 @@ def set_back(engine: Engine, dataset_id: str, column: str, **span: float) -> Non
         connection.execute(update(table).where(table.c.id == dataset_id).values({column: then}))
 
 
-def submit_reading(ledger: Ledger, dataset_id: str) -> Job:
+def submit_reading(ledger: Ledger, dataset_id: str) -> ToldJob:
     resolved = spec_of()
     resolved["dataset"] = {"id": dataset_id}
     return ledger.submit(resolved, resolved)[0]
@@ -307,7 +307,7 @@ def test_of_a_deletion_and_jobs_submitted_at_once_no_job_is_left_without_its_dat
     for _ in range(5):
         made = made_ready(datasets, checks)
 
-        def submitted(dataset_id: str = made.id) -> Job | None:
+        def submitted(dataset_id: str = made.id) -> ToldJob | None:
             try:
                 return submit_reading(ledger, dataset_id)
             except DatasetNotFound:

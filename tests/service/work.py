@@ -14,6 +14,7 @@ from acmix.events import Event
 from service.store.database import clock, writing
 from service.store.ids import new_id
 from service.store.ledger import Ledger
+from service.store.reading import Reader
 from service.store.rows import Checkpoint, Claim, Job
 from service.store.tables import attempts, jobs, metadata
 
@@ -63,7 +64,7 @@ def spec_of(**changes: Any) -> dict[str, Any]:
 def submit(ledger: Ledger, **changes: Any) -> Job:
     resolved = spec_of(**changes)
     job, _ = ledger.submit(resolved, resolved)
-    return job
+    return Reader(ledger._writing).job(job.id)
 
 
 def claim(ledger: Ledger, worker_id: str = "worker-1") -> Claim:

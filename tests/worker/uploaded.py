@@ -8,7 +8,7 @@ from typing import Any
 
 from service.store.backend import Backend
 from service.store.datasets import parts_of
-from service.store.rows import Dataset, DatasetPart, Job
+from service.store.rows import Dataset, DatasetPart, ToldJob
 from tests.service.work import spec_of
 
 STAND_IN = (sys.executable, str(Path(__file__).parent / "inspect_stand_in.py"))
@@ -42,7 +42,7 @@ def made_ready(backend: Backend, text: str, *, size_bytes: int | None = None) ->
     return backend.reader.dataset(made.id)
 
 
-def submit_reading(backend: Backend, dataset: Dataset) -> Job:
+def submit_reading(backend: Backend, dataset: Dataset) -> ToldJob:
     """A job whose resolved spec names it."""
     resolved = spec_of()
     resolved["dataset"] = {"id": dataset.id}
