@@ -150,11 +150,14 @@ class Preset(CatalogPart):
 
 
 class Device(CatalogPart):
-    """One accelerator of a worker."""
+    """One accelerator of a worker, whole or a part of a divided one (MIG)."""
 
-    index: int
-    name: str
+    index: int = Field(description="among those of its worker")
+    name: str = Field(examples=["NVIDIA A100-SXM4-80GB"])
     memory_bytes: int
+    uuid: str | None = Field(
+        None, examples=["GPU-5fb5f7d5-7a3f-3f1e-9f9e-1c8f6b3f2a10"], description="by which CUDA finds it"
+    )
 
 
 class Catalog(CatalogPart):

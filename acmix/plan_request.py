@@ -1,6 +1,6 @@
 """What a plan is asked of: a job's spec, and what is assumed in the place of its data set. Plain data, no torch."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +9,7 @@ from pydantic import Field
 from acmix import resolve, spec
 from acmix.catalog import Catalog, DatasetEntry
 from acmix.errors import Problem, SpecInvalid
+from acmix.fleet import Machine
 from acmix.spec import DatasetChoice, JobSpec, Part, pointer
 
 NOWHERE = DatasetChoice.model_construct(
@@ -54,9 +55,9 @@ def parse(raw: Any) -> PlanRequest:
     return request
 
 
-def problems(request: PlanRequest, catalog: Catalog, *, most_gpus: int) -> list[Problem]:
-    """Every reason why the catalog's models cannot be planned for such a request."""
-    found = resolve.problems(request, _with_assumed(request, catalog), most_gpus=most_gpus)
+def problems(request: PlanRequest, catalog: Catalog, *, fleet: Sequence[Machine] | None = None) -> list[Problem]:
+    """Every reason why the catalog's models cannot be planned for such a request, or no worker could run it."""
+    found = resolve.problems(request, _with_assumed(request, catalog), fleet=fleet)
     return found or list(_unknown_sizes(request, catalog))
 
 

@@ -3,23 +3,23 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from acmix.catalog import BackboneEntry, Catalog, Entry, MixerEntry, MixerForm, Slot, claim
 from acmix.errors import Problem, nearest, unknown_name, unknown_variant
+from acmix.fleet import Machine, is_of_kind
 from acmix.option_schema import Path, option_problems, with_defaults
 from acmix.spec import AnySpec, Choice, FlatChoice, JobSpec, Swap, pointer
 
 MAX_SLOTS = 500
 MAX_GLOBS = 500
 MAX_CLAIM_PROBLEMS = 20
-MOST_GPUS_A_JOB = 1
 
 _Named = TypeVar("_Named", bound=Entry | MixerEntry)
 
 
-def problems(spec: JobSpec, catalog: Catalog, *, most_gpus: int) -> list[Problem]:
-    """Every reason why no worker could run the spec; `most_gpus` is what the largest worker has."""
+def problems(spec: JobSpec, catalog: Catalog, *, fleet: Sequence[Machine] | None = None) -> list[Problem]:
+    """Every reason why no worker could run the spec; `fleet` is what the workers of the last days offer, if known."""
     return [
         *(problem for place in _places(spec, catalog) for problem in place.problems()),
         *_task_problems(spec, catalog),
@@ -29,7 +29,8 @@ def problems(spec: JobSpec, catalog: Catalog, *, most_gpus: int) -> list[Problem
         *_training_problems(spec),
         *_kind_of_training_problems(spec, catalog),
         *_metric_problems(spec, catalog),
-        *_gpu_problems(spec, most_gpus),
+        *_resource_problems(spec),
+        *_fleet_problems(spec, fleet),
     ]
 
 
@@ -38,7 +39,7 @@ def resolve(spec: AnySpec, catalog: Catalog) -> AnySpec:
 
     `gpus` and `loader_workers` may stay "auto": the worker that claims the job decides them.
     """
-    training = spec.training
+    training, resources = spec.training, spec.resources
     return spec.model_copy(
         update={
             "task": _filled(spec.task, catalog.tasks),
@@ -54,6 +55,7 @@ def resolve(spec: AnySpec, catalog: Catalog) -> AnySpec:
                 }
             ),
             "evaluation": spec.evaluation.model_copy(update={"metric": _metric(spec, catalog)}),
+            "resources": resources.model_copy(update={"gpus": _gpus(spec), "labels": sorted(set(resources.labels))}),
         }
     )
 
@@ -309,13 +311,60 @@ def _metric_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
     yield Problem("/evaluation/metric", "unknown_name", message, allowed=["auto", *known], fixes=fixes)
 
 
-def _gpu_problems(spec: JobSpec, most_gpus: int) -> Iterator[Problem]:
-    gpus, limit = spec.resources.gpus, min(most_gpus, MOST_GPUS_A_JOB)
-    if gpus == "auto" or gpus <= limit:
+def _resource_problems(spec: JobSpec) -> Iterator[Problem]:
+    """What of the resources contradicts another part of the spec."""
+    asked, gpus = spec.resources, spec.resources.gpus
+    if gpus not in ("auto", 0) and asked.processes > 1:
+        message = f"processes={asked.processes} is for the CPU: each GPU has a process of its own; 1 would do"
+        yield Problem("/resources/processes", "out_of_bounds", message, limit=1, actual=asked.processes, fixes=[1])
+    if gpus == 0 or asked.processes > 1:
+        for name in ("gpu_kind", "memory_bytes"):
+            if getattr(asked, name) is not None:
+                message = f"{name} is of GPUs, and the job is to run on the CPU; null would do"
+                yield Problem(f"/resources/{name}", "needs_gpu", message, fixes=[None])
+        if spec.training.sync_batch_norm:
+            message = "sync_batch_norm=true needs GPUs, and the job is to run on the CPU; false would do"
+            yield Problem("/training/sync_batch_norm", "needs_gpu", message, actual=True, fixes=[False])
+
+
+def _fleet_problems(spec: JobSpec, fleet: Sequence[Machine] | None) -> Iterator[Problem]:
+    """What no worker of the last days could give."""
+    if fleet is None:
         return
-    why = "no worker of the last 7 days had more" if most_gpus < gpus else "a job trains on one GPU"
-    message = f"gpus must be at most {limit}: {why}"
-    yield Problem("/resources/gpus", "out_of_bounds", message, limit=limit, actual=gpus)
+    asked, gpus = spec.resources, spec.resources.gpus
+    most = max((len(machine.devices) for machine in fleet), default=0)
+    if gpus != "auto" and gpus > most:
+        message = f"gpus must be at most {most}: no worker of the last 7 days had more"
+        yield Problem("/resources/gpus", "out_of_bounds", message, limit=most, actual=gpus)
+        return
+    if spec.training.sync_batch_norm and not most and gpus == "auto" and asked.processes == 1:
+        message = "sync_batch_norm=true needs GPUs, and no worker of the last 7 days had any; false would do"
+        yield Problem("/training/sync_batch_norm", "needs_gpu", message, actual=True, fixes=[False])
+    kinds = sorted({device.name for machine in fleet for device in machine.devices})
+    if asked.gpu_kind is not None and not any(is_of_kind(kind, asked.gpu_kind) for kind in kinds):
+        message = f"no worker of the last 7 days had a GPU of that kind; there were: {', '.join(kinds) or 'none'}"
+        yield Problem("/resources/gpu_kind", "unknown_name", message, allowed=kinds)
+    largest = max((device.memory_bytes for machine in fleet for device in machine.devices), default=0)
+    if asked.memory_bytes is not None and asked.memory_bytes > largest:
+        message = f"memory_bytes must be at most {largest}: no GPU of the last 7 days had more"
+        yield Problem("/resources/memory_bytes", "out_of_bounds", message, limit=largest, actual=asked.memory_bytes)
+    labels = sorted({label for machine in fleet for label in machine.labels})
+    for index, label in enumerate(asked.labels):
+        if label not in labels:
+            message = unknown_name("label of a worker", label, labels)
+            at = pointer(("resources", "labels", index))
+            yield Problem(at, "unknown_name", message, allowed=labels, fixes=nearest(label, labels) or None)
+
+
+def _gpus(spec: JobSpec) -> Literal["auto"] | int:
+    """Where the rest of the spec decides whether there is one, "auto" is settled."""
+    asked = spec.resources
+    if asked.gpus != "auto":
+        return asked.gpus
+    if asked.processes > 1:
+        return 0
+    needs_gpu = asked.gpu_kind is not None or asked.memory_bytes is not None or spec.training.sync_batch_norm
+    return 1 if needs_gpu else "auto"
 
 
 def _metric(spec: JobSpec, catalog: Catalog) -> str:

@@ -159,20 +159,26 @@ class Ema(Part):
 
 class Training(Part):
     epochs: int = Field(10, ge=1, le=100_000)
-    batch_size: int = Field(128, ge=1, le=65_536)
+    batch_size: int = Field(128, ge=1, le=65_536, description="images a batch of one process")
     accumulate_batches: int = Field(1, ge=1, le=65_536, description="batches whose gradients make one optimizer step")
     optimizer: FlatChoice = FlatChoice(name="sgd", lr=0.1, momentum=0.9, weight_decay=1e-4)
+    lr_rule: Literal["as_given", "linear"] = Field(
+        "as_given", description="`linear` multiplies the learning rate by the number of processes that train together"
+    )
     schedule: FlatChoice = FlatChoice(name="cosine", warmup_epochs=1)
     weight_decay_on: Literal["weights", "all"] = Field(
         "weights", description="`weights` spares norms, biases, alpha and beta"
     )
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    precision: Literal["float32", "bf16", "fp16", "float64"] = "float32"
     label_smoothing: Auto | Annotated[float, Field(ge=0, lt=1)] = Field(
         "auto", description="auto is 0.1 for classification, else 0"
     )
     seed: int = Field(0, ge=0, le=2**32 - 1)
     clip_norm: float | None = Field(None, gt=0, le=1e9)
     ema: Ema | None = None
+    sync_batch_norm: bool = Field(
+        False, description="batch norms take their statistics over all processes that train together; on GPUs alone"
+    )
     augment: FlatChoice = FlatChoice(name="default")
     mixup: float = Field(0, ge=0, le=10, description="mixes pairs of images by shares of Beta(mixup, mixup); 0: never")
     cutmix: float = Field(0, ge=0, le=10, description="puts a part of one image into another; 0: never")
@@ -203,9 +209,22 @@ class Trace(Part):
 
 class Resources(Part):
     gpus: Auto | Annotated[int, Field(ge=0, le=100_000)] = Field(
-        "auto", description="auto: 1 where there is one, else 0"
+        "auto", description="of one worker, each with a process of its own; auto: 1 where there is one, else 0"
     )
+    processes: int = Field(1, ge=1, le=64, description="that train together on the CPU; on GPUs there is one for each")
+    gpu_kind: Name | None = Field(
+        None, description="words that the name of each GPU must have, such as `A100` or `A100 80GB`; null: any"
+    )
+    memory_bytes: Annotated[int, Field(ge=1, le=2**50)] | None = Field(
+        None, description="what each GPU must have at least; null: any"
+    )
+    labels: Annotated[list[Name], Field(max_length=20)] = Field([], description="that the worker must have")
     max_runtime_seconds: float | None = Field(None, gt=0, le=1e9)
+
+    @property
+    def ranks(self) -> int:
+        """How many processes train together, where the number of GPUs is settled."""
+        return max(self.processes, 1 if self.gpus == "auto" else self.gpus)
 
 
 class JobSpec(Part):

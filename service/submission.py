@@ -86,7 +86,7 @@ def _resolved(store: Backend, raw: Any) -> tuple[JobSpec, Catalog]:
     given = evaluations.job_of(raw, store) if evaluations.is_asked_for(raw) else _to_train(raw)
     menu = known_menu(store)
     given = user_data.found(given, store, menu.catalog)
-    problems = resolve.problems(given, menu.catalog, most_gpus=menu.most_gpus)
+    problems = resolve.problems(given, menu.catalog, fleet=menu.fleet)
     if problems:
         raise SpecInvalid(problems)
     return resolve.resolve(given, menu.catalog), menu.catalog

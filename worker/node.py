@@ -187,7 +187,8 @@ class Node:
 
     def _worker_card(self) -> WorkerCard:
         card = self.card
-        return WorkerCard(self.id, platform.node(), self.slots, card.devices, card.versions, card.catalog)
+        given = (card.devices, card.versions, card.catalog)
+        return WorkerCard(self.id, platform.node(), self.slots, *given, cores=_cores())
 
 
 def _cores() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
-from acmix import menu, plan_request, resolve
+from acmix import menu, plan_request
 from acmix.catalog import Catalog
 from acmix.errors import AcmixError, Problem, SpecInvalid
 from acmix.plan import plan
@@ -68,7 +68,7 @@ def _menu() -> Catalog:
 
 
 def _resolved(request: PlanRequest) -> PlanRequest:
-    problems = plan_request.problems(request, _menu(), most_gpus=resolve.MOST_GPUS_A_JOB)
+    problems = plan_request.problems(request, _menu())
     if problems:
         raise SpecInvalid(problems)
     return plan_request.resolved(request, _menu())

@@ -35,7 +35,7 @@ def _checked(store: Backend, body: bytes) -> tuple[PlanRequest, Catalog]:
     """The request, if the catalog has all that it names."""
     request, menu = plan_request.parse(json_body.loads(body)), known_menu(store)
     request = user_data.found(request, store, menu.catalog)
-    problems = plan_request.problems(request, menu.catalog, most_gpus=menu.most_gpus)
+    problems = plan_request.problems(request, menu.catalog, fleet=menu.fleet)
     if problems:
         raise SpecInvalid(problems)
     return request, menu.catalog

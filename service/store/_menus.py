@@ -1,10 +1,12 @@
 """What all workers together can run: a megabyte that every job that comes asks for, and which is read once."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
 
-from acmix.catalog import Catalog
+from acmix.catalog import Catalog, Device
+from acmix.fleet import Machine
 from service.store.database import clock_time
 from service.store.rows import Menu
 from service.store.tables import workers
@@ -13,7 +15,7 @@ Version = tuple[str, datetime]  # of a worker's menu, which changes with its sta
 
 LATELY = workers.c.seen_at >= clock_time(ago_seconds=bindparam("seconds"))
 SEEN_LATELY = (
-    select(workers.c.id, workers.c.started_at, workers.c.devices)
+    select(workers.c.id, workers.c.started_at, workers.c.devices, workers.c.labels, workers.c.cores)
     .where(LATELY)
     .order_by(workers.c.started_at, workers.c.id)
 )
@@ -32,7 +34,7 @@ class Menus:
         if not rows:
             return None
         versions = [(row.id, row.started_at) for row in rows]
-        return Menu(self._united(connection, versions, within_seconds), max(len(row.devices) for row in rows))
+        return Menu(self._united(connection, versions, within_seconds), [_machine(row) for row in rows])
 
     def _united(self, connection: Connection, versions: list[Version], within_seconds: float) -> Catalog:
         known, union = self._union
@@ -52,3 +54,8 @@ class Menus:
             for row in connection.execute(wanted, {"seconds": within_seconds}):
                 found[row.id, row.started_at] = Catalog.model_validate(row.catalog)
         return found
+
+
+def _machine(row: Any) -> Machine:
+    devices = tuple(Device.model_validate(device) for device in row.devices)
+    return Machine(devices, frozenset(row.labels or ()), row.cores or 1)

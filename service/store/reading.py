@@ -313,11 +313,6 @@ class Reader(Scoped):
         found = self.menu(seen_within_days)
         return found.catalog if found else None
 
-    def most_gpus(self, seen_within_days: float = 7) -> int:
-        """How many GPUs the best equipped worker seen lately has."""
-        found = self.menu(seen_within_days)
-        return found.most_gpus if found else 0
-
     def _page_told(self, wanted: Select[Any], limit: int, given: Mapping[str, Any] | None = None) -> Page[ToldJob]:
         with self._engine.connect() as connection:
             return _page(_told.page(connection, wanted, {**(given or {}), "limit": limit + 1}), limit)
@@ -340,4 +335,5 @@ def _page(found: list[Listed], limit: int) -> Page[Listed]:
 
 def _worker(row: Mapping[Any, Any]) -> Worker:
     devices = [Device.model_validate(device) for device in row["devices"]]
-    return read(Worker, {**row, "devices": devices, "catalog": Catalog.model_validate(row["catalog"])})
+    labels, catalog = row["labels"] or [], Catalog.model_validate(row["catalog"])
+    return read(Worker, {**row, "devices": devices, "labels": labels, "catalog": catalog})

@@ -10,9 +10,11 @@ from sqlalchemy import Column, Table
 
 from acmix.catalog import Catalog, Device
 from acmix.errors import Reason
+from acmix.fleet import Machine
 
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Wish = Literal["cancel", "pause"]
+Draining = Literal["finish", "requeue"]  # what becomes of the jobs of a worker that is to take on nothing more
 Scope = Literal["jobs:read", "jobs:write", "data:read", "data:write", "admin"]
 DatasetStatus = Literal["empty", "uploading", "checking", "ready", "rejected"]
 EventType = Literal["job.queued", "job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
@@ -291,11 +293,16 @@ class WorkerCard:
     devices: Sequence[Device]
     versions: Mapping[str, Any]
     catalog: Catalog
+    labels: Sequence[str] = ()
+    cores: int = 1
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker as last heard of; `busy` counts its slots at work."""
+    """A worker as last heard of; `busy` counts its slots at work.
+
+    One that is `draining` takes on nothing more: its jobs are to finish, or to be queued again for others.
+    """
 
     id: str
     host: str
@@ -303,6 +310,10 @@ class Worker:
     busy: int
     devices: list[Device]
     versions: Json
+    labels: list[str]
+    cores: int | None
+    load: Json | None
+    draining: Draining | None
     catalog: Catalog
     started_at: datetime
     seen_at: datetime
@@ -310,10 +321,10 @@ class Worker:
 
 @dataclass(frozen=True)
 class Menu:
-    """What several workers can run, all of them together, and how many GPUs the best equipped of them has."""
+    """What several workers can run, all of them together, and what each of them offers."""
 
     catalog: Catalog
-    most_gpus: int
+    fleet: Sequence[Machine]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def test_every_name_is_there_once_and_told_in_the_spec() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_a_preset_can_be_posted_as_it_is(preset: Preset, catalog: Catalog) -> None:
-    assert resolve.problems(spec.parse(preset.spec), catalog, most_gpus=1) == []
+    assert resolve.problems(spec.parse(preset.spec), catalog) == []
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if PRESETS[name].spec["dataset"]["name"] != "image_folder"])

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -5,16 +6,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmix import resolve, spec
-from acmix.catalog import BackboneEntry, Catalog, MixerEntry, MixerForm, Slot, TaskEntry
+from acmix.catalog import BackboneEntry, Catalog, Device, MixerEntry, MixerForm, Slot, TaskEntry
 from acmix.errors import Problem
+from acmix.fleet import Machine
 from tests.service.menu import catalog
 
 LEAST: dict[str, Any] = {"backbone": {"name": "resnet26"}, "dataset": {"name": "digits"}}
+CPU_ONLY = (Machine(),)
 EVERY_LAYER = [{"layers": "*"}]
 
 
-def problems(menu: Catalog | None = None, *, most_gpus: int = 0, **changes: Any) -> list[Problem]:
-    return resolve.problems(spec.parse({**LEAST, **changes}), menu or catalog(), most_gpus=most_gpus)
+def problems(menu: Catalog | None = None, *, fleet: Sequence[Machine] = CPU_ONLY, **changes: Any) -> list[Problem]:
+    return resolve.problems(spec.parse({**LEAST, **changes}), menu or catalog(), fleet=fleet)
+
+
+def machine(gpus: int, name: str = "NVIDIA A100-SXM4-80GB", labels: Sequence[str] = ()) -> Machine:
+    devices = (Device(index=index, name=name, memory_bytes=80 * 2**30) for index in range(gpus))
+    return Machine(tuple(devices), frozenset(labels))
 
 
 def resolved(**changes: Any) -> spec.JobSpec:
@@ -211,15 +219,61 @@ def test_a_warm_up_longer_than_the_training_is_refused() -> None:
 
 
 def test_more_gpus_than_any_worker_has_are_refused() -> None:
-    assert problems(most_gpus=1, resources={"gpus": 1}) == []
-    (problem,) = problems(most_gpus=0, resources={"gpus": 1})
-    assert (problem.pointer, problem.limit) == ("/resources/gpus", 0)
+    assert problems(fleet=[machine(4), machine(1)], resources={"gpus": 4}) == []
+    (problem,) = problems(fleet=[machine(4), machine(4)], resources={"gpus": 5})
+    assert (problem.pointer, problem.limit) == ("/resources/gpus", 4)
 
 
-def test_a_job_of_several_gpus_is_refused_even_where_a_worker_has_them() -> None:
-    (problem,) = problems(most_gpus=8, resources={"gpus": 2})
-    assert (problem.pointer, problem.limit) == ("/resources/gpus", 1)
-    assert "a job trains on one GPU" in problem.message
+def test_where_the_fleet_is_unknown_any_number_of_gpus_will_do() -> None:
+    assert resolve.problems(spec.parse({**LEAST, "resources": {"gpus": 64}}), catalog()) == []
+
+
+@pytest.mark.parametrize(
+    ("resources", "at"),
+    [
+        ({"gpus": 2, "processes": 2}, "/resources/processes"),
+        ({"gpus": 0, "gpu_kind": "A100"}, "/resources/gpu_kind"),
+        ({"processes": 2, "memory_bytes": 1}, "/resources/memory_bytes"),
+        ({"gpu_kind": "A10"}, "/resources/gpu_kind"),
+        ({"memory_bytes": 81 * 2**30}, "/resources/memory_bytes"),
+        ({"labels": ["fast", "fsat"]}, "/resources/labels/1"),
+    ],
+)
+def test_what_no_worker_could_give_is_refused(resources: dict[str, Any], at: str) -> None:
+    (problem,) = problems(fleet=[machine(2, labels=["fast"])], resources=resources)
+    assert problem.pointer == at
+
+
+def test_a_mistyped_label_is_told_the_nearest() -> None:
+    (problem,) = problems(
+        fleet=[machine(1, labels=["fast"]), machine(1, labels=["slow"])], resources={"labels": ["fsat"]}
+    )
+    assert (problem.allowed, problem.fixes) == (["fast", "slow"], ["fast"])
+
+
+@pytest.mark.parametrize("resources", [{"gpus": 0}, {"processes": 2}, {}])
+def test_synchronised_batch_norm_is_refused_on_the_cpu(resources: dict[str, Any]) -> None:
+    (problem,) = problems(training={"sync_batch_norm": True}, resources=resources)
+    assert (problem.pointer, problem.code) == ("/training/sync_batch_norm", "needs_gpu")
+    assert problems(fleet=[machine(2)], training={"sync_batch_norm": True}, resources={"gpus": 2}) == []
+
+
+@pytest.mark.parametrize(
+    ("training", "resources", "gpus"),
+    [
+        ({}, {}, "auto"),
+        ({}, {"processes": 2}, 0),
+        ({}, {"gpu_kind": "A100"}, 1),
+        ({}, {"memory_bytes": 1}, 1),
+        ({"sync_batch_norm": True}, {}, 1),
+        ({}, {"gpus": 3}, 3),
+    ],
+)
+def test_auto_is_settled_where_the_rest_of_the_spec_decides(
+    training: dict[str, Any], resources: dict[str, Any], gpus: Any
+) -> None:
+    job = spec.parse({**LEAST, "training": training, "resources": resources})
+    assert resolve.resolve(job, catalog()).resources.gpus == gpus
 
 
 def test_an_unknown_metric_is_told_the_known_ones() -> None:
@@ -307,7 +361,7 @@ options = st.fixed_dictionaries(
 @settings(max_examples=50)
 def test_resolving_a_resolved_spec_changes_nothing(changes: dict[str, Any]) -> None:
     once = resolved(**changes)
-    assert resolve.problems(once, catalog(), most_gpus=0) == []
+    assert resolve.problems(once, catalog()) == []
     assert resolve.resolve(once, catalog()) == once
     assert spec.parse(once.dump()) == once
 

@@ -163,7 +163,7 @@ def test_the_catalog_tells_of_faults_without_a_model():
     def pointers(options: dict[str, Any], mixer: dict[str, Any] | None = None, *, name: str = "swin") -> set[str]:
         swaps = [{"layers": "layers.0.blocks.0.attn", "mixer": {"name": "acmix", "options": mixer or {}}}]
         raw = {"backbone": {"name": name, "options": options}, "swaps": swaps, "dataset": {"name": "digits"}}
-        return {problem.pointer for problem in resolve.problems(spec.parse(raw), menu, most_gpus=0)}
+        return {problem.pointer for problem in resolve.problems(spec.parse(raw), menu)}
 
     assert pointers({"depths": [1, 1], "heads": [1, 2], "embed_dim": 10}) == set()
     assert pointers({"depths": [1] * 7}) == {"/backbone/options/depths"}

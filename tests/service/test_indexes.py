@@ -80,7 +80,7 @@ CALLS: dict[str, Call] = {
     "deliveries": lambda s: s.mine.deliveries(WEBHOOK, 20),
     "deliveries by status": lambda s: s.mine.deliveries(WEBHOOK, 20, status="dead"),
     "workers": lambda s: s.reader.workers(),
-    "the catalog": lambda s: s.reader.most_gpus(),
+    "the catalog": lambda s: s.reader.menu(),
     "whose a key is": lambda s: s.tenants.caller(s.key),
     "what a tenant uses": lambda s: s.tenants.usage(TENANT),
     "room for more bytes": lambda s: s.tenants.check_room(TENANT, 5),

@@ -7,7 +7,7 @@ from service.store.database import clock, writing
 from service.store.errors import CheckpointNotFound, JobNotFound
 from service.store.ledger import Ledger
 from service.store.reading import Reader
-from service.store.rows import WorkerCard
+from service.store.rows import Menu, WorkerCard
 from tests.service.work import claim, submit
 
 A100 = Device(index=0, name="A100", memory_bytes=80 * 2**30)
@@ -16,6 +16,12 @@ A100 = Device(index=0, name="A100", memory_bytes=80 * 2**30)
 def card(worker_id: str, *names: str, gpus: int = 0) -> WorkerCard:
     entries = [TaskEntry(name=name, description="", options={}, metrics=["accuracy"]) for name in names]
     return WorkerCard(worker_id, "node-a", max(gpus, 1), [A100] * gpus, {"torch": "2.14"}, Catalog(tasks=entries))
+
+
+def menu_of(reader: Reader) -> Menu:
+    found = reader.menu()
+    assert found is not None
+    return found
 
 
 def long_ago(engine: Engine, column: str, days: int) -> None:
@@ -136,21 +142,18 @@ def test_a_worker_that_left_is_not_listed_but_its_menu_stays_for_a_week(
     ledger.enrol(card("worker-1", "classification", gpus=2))
     ledger.leave("worker-1")
     assert reader.workers() == []
-    assert reader.catalog() is not None
-    assert reader.most_gpus() == 2
+    assert [len(machine.devices) for machine in menu_of(reader).fleet] == [2]
     long_ago(engine, "seen_at", days=8)
-    assert reader.catalog() is None
-    assert reader.most_gpus() == 0
+    assert reader.menu() is None
     ledger.enrol(card("worker-1", "classification"))
     assert len(reader.workers()) == 1
 
 
 def test_the_menu_is_the_union_of_what_workers_posted(ledger: Ledger, reader: Reader) -> None:
-    assert reader.catalog() is None
-    assert reader.most_gpus() == 0
+    assert reader.menu() is None
     ledger.enrol(card("worker-1", "classification", gpus=1))
     ledger.enrol(card("worker-2", "classification", "detection", gpus=4))
     catalog = reader.catalog()
     assert catalog is not None
     assert [entry.name for entry in catalog.tasks] == ["classification", "detection"]
-    assert reader.most_gpus() == 4
+    assert [len(machine.devices) for machine in menu_of(reader).fleet] == [1, 4]

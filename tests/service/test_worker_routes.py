@@ -7,7 +7,7 @@ def test_workers_are_listed_with_devices_and_load(api: Deployed) -> None:
     api.ledger.seen("worker-1", busy=1)
     (worker,) = api.get("/v1/workers")["data"]
     assert (worker["id"], worker["host"], worker["slots"], worker["busy"]) == ("worker-1", "host", 2, 1)
-    assert worker["devices"][1] == {"index": 1, "name": "card", "memory_bytes": 2**34}
+    assert worker["devices"][1] == {"index": 1, "name": "card", "memory_bytes": 2**34, "uuid": None}
     assert "catalog" not in worker
 
 

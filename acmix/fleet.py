@@ -1,0 +1,130 @@
+"""What machines offer and what jobs ask of them: plain data, by which a job finds its worker."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from acmix.catalog import Catalog, Device
+
+PARTS = ("training", "evaluation", "checkpoints", "trace", "resources")  # of a spec, with fields of their own
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one worker offers: its GPUs, the labels that its operator gave it, the CPU cores that it may use.
+
+    Its GPUs are alike: where a machine has cards of several kinds, each kind has a worker of its own.
+    """
+
+    devices: tuple[Device, ...] = ()
+    labels: frozenset[str] = frozenset()
+    cores: int = 1
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a job asks of a worker: all that decides whether one can run it. Many jobs have the same.
+
+    `gpus` is None for "auto", which any worker has. `names` are those of the catalog that the spec names, by section.
+    `shape` stands for the fields that the resolved spec has: a worker of another version may not know all of them.
+    """
+
+    gpus: int | None
+    gpu_kind: str | None
+    memory_bytes: int | None
+    labels: tuple[str, ...]
+    names: Mapping[str, tuple[str, ...]]
+    shape: str
+
+    @cached_property
+    def id(self) -> str:
+        """The same for equal demands."""
+        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()[:24]
+
+    @property
+    def slots(self) -> int:
+        """How many slots of a worker a job takes: one for each GPU, one on the CPU."""
+        return max(1, self.gpus or 1)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "Demand":
+        names = {section: tuple(names) for section, names in raw["names"].items()}
+        return cls(raw["gpus"], raw["gpu_kind"], raw["memory_bytes"], tuple(raw["labels"]), names, raw["shape"])
+
+
+def demand_of(resolved_spec: Mapping[str, Any]) -> Demand:
+    """What a resolved spec, of this or an older version, asks for."""
+    training, resources = resolved_spec["training"], resolved_spec["resources"]
+    named = {
+        "tasks": [resolved_spec["task"]],
+        "datasets": [resolved_spec["dataset"]],
+        "optimizers": [training["optimizer"]],
+        "schedules": [training["schedule"]],
+        "augments": [training["augment"]],
+        "mixers": [swap["mixer"] for swap in resolved_spec["swaps"]],
+        "backbones": [resolved_spec["backbone"]],
+    }
+    return Demand(
+        gpus=None if resources["gpus"] == "auto" else resources["gpus"],
+        gpu_kind=resources.get("gpu_kind"),
+        memory_bytes=resources.get("memory_bytes"),
+        labels=tuple(sorted(set(resources.get("labels", ())))),
+        names={section: tuple(sorted({each["name"] for each in choices})) for section, choices in named.items()},
+        shape=_shape_of(resolved_spec),
+    )
+
+
+def unmet(demand: Demand, machine: Machine, catalog: Catalog) -> str | None:
+    """Why a worker cannot run such a job, whatever else it has to do; None where it can."""
+    return next(_lacks(demand, machine), None) or next(_unknown(demand, catalog), None)
+
+
+def _lacks(demand: Demand, machine: Machine) -> Iterator[str]:
+    """What of the machine does not do."""
+    devices = machine.devices
+    if demand.gpus and demand.gpus > len(devices):
+        yield f"it has {len(devices)} GPU{'s' * (len(devices) != 1)} and {demand.gpus} are asked for"
+    kind, memory_bytes = demand.gpu_kind, demand.memory_bytes
+    if kind is not None and not (devices and all(is_of_kind(each.name, kind) for each in devices)):
+        yield f"its GPUs are no {kind}"
+    if memory_bytes is not None and min((each.memory_bytes for each in devices), default=0) < memory_bytes:
+        yield f"its GPUs have less than {memory_bytes} bytes"
+    missing = [label for label in demand.labels if label not in machine.labels]
+    if missing:
+        yield f"it has no label {', '.join(missing)}"
+
+
+def is_of_kind(name: str, kind: str) -> bool:
+    """Whether a GPU is of a kind: the words of the kind are all in its name. `A100` is no `A10`."""
+    return set(_words(kind)) <= set(_words(name))
+
+
+def _unknown(demand: Demand, catalog: Catalog) -> Iterator[str]:
+    """What of the spec its catalog has not."""
+    for section, names in demand.names.items():
+        for name in names:
+            if not _has(catalog, section, name):
+                yield f"its catalog has no {name}"
+
+
+def _has(catalog: Catalog, section: str, name: str) -> bool:
+    if section == "backbones":
+        return catalog.backbone(name) is not None
+    entries: Sequence[Any] = getattr(catalog, section, ())
+    return any(entry.name == name for entry in entries)
+
+
+def _shape_of(resolved_spec: Mapping[str, Any]) -> str:
+    fields = sorted([*resolved_spec, *(f"{part}.{name}" for part in PARTS for name in resolved_spec.get(part, ()))])
+    return hashlib.sha256(" ".join(fields).encode()).hexdigest()[:16]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())

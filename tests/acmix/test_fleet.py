@@ -1,0 +1,91 @@
+"""Which worker a job can go to."""
+
+from typing import Any
+
+import pytest
+
+from acmix import spec
+from acmix.catalog import Catalog, Device
+from acmix.fleet import Demand, Machine, demand_of, is_of_kind, unmet
+from acmix.resolve import resolve
+from tests.service.menu import catalog
+
+GIB = 2**30
+LEAST: dict[str, Any] = {"backbone": {"name": "resnet26"}, "swaps": [{"layers": "*"}], "dataset": {"name": "digits"}}
+
+
+def demand(resources: dict[str, Any] | None = None, **changes: Any) -> Demand:
+    return demand_of(resolve(spec.parse({**LEAST, **changes, "resources": resources or {}}), catalog()).dump())
+
+
+def machine(gpus: int, name: str = "NVIDIA A100-SXM4-80GB", *labels: str) -> Machine:
+    devices = [Device(index=index, name=name, memory_bytes=80 * GIB) for index in range(gpus)]
+    return Machine(tuple(devices), frozenset(labels))
+
+
+@pytest.mark.parametrize(
+    ("resources", "offered", "said"),
+    [
+        ({}, machine(0), None),
+        ({"gpus": 2}, machine(2), None),
+        ({"gpus": 2}, machine(1), "it has 1 GPU and 2 are asked for"),
+        ({"gpus": 1}, machine(0), "it has 0 GPUs"),
+        ({"gpus": 0}, machine(2), None),
+        ({"processes": 2}, machine(0), None),
+        ({"gpu_kind": "a100"}, machine(1), None),
+        ({"gpu_kind": "A100 80GB"}, machine(1), None),
+        ({"gpu_kind": "A10"}, machine(1), "its GPUs are no A10"),
+        ({"memory_bytes": 80 * GIB}, machine(1), None),
+        ({"memory_bytes": 80 * GIB + 1}, machine(1), "its GPUs have less than"),
+        ({"labels": ["fast", "quiet"]}, machine(1, "T4", "fast", "quiet", "old"), None),
+        ({"labels": ["fast", "quiet"]}, machine(1, "T4", "fast"), "it has no label quiet"),
+    ],
+)
+def test_a_worker_is_asked_for_what_the_job_needs(
+    resources: dict[str, Any], offered: Machine, said: str | None
+) -> None:
+    found = unmet(demand(resources), offered, catalog())
+    assert found == said if said is None else said in (found or "")
+
+
+@pytest.mark.parametrize("offered", [machine(1), Machine()])
+def test_a_worker_without_the_names_of_the_spec_cannot_run_it(offered: Machine) -> None:
+    assert unmet(demand(), offered, Catalog()) == "its catalog has no classification"
+    assert unmet(demand(backbone={"name": "zoo/lion"}, swaps=[]), offered, catalog()) is None
+
+
+def test_a_gpu_beside_one_of_another_kind_is_not_offered_for_its_own() -> None:
+    """Any of a worker's slots may be given: where its GPUs differ, none is sure to be the one asked for."""
+    mixed = Machine((*machine(1).devices, *machine(1, "Tesla T4").devices))
+    assert unmet(demand({"gpu_kind": "A100"}), mixed, catalog()) is not None
+
+
+def test_the_words_of_a_kind_are_words_of_the_name() -> None:
+    assert is_of_kind("NVIDIA GeForce RTX 4090", "rtx 4090")
+    assert not is_of_kind("NVIDIA GeForce RTX 4090", "rtx 409")
+
+
+def test_equal_demands_have_one_id_and_are_read_back_as_they_were() -> None:
+    one = demand({"gpus": 2, "labels": ["b", "a", "a"]}, training={"seed": 1})
+    other = demand({"gpus": 2, "labels": ["a", "b"]}, training={"seed": 2}, name="another")
+    assert one == other
+    assert one.id == other.id
+    assert Demand.from_json(one.as_json()) == one
+    assert demand({"gpus": 3}).id != one.id
+
+
+def test_a_job_takes_a_slot_for_each_gpu_and_one_on_the_cpu() -> None:
+    assert [demand(each).slots for each in ({}, {"gpus": 0}, {"processes": 4}, {"gpus": 1}, {"gpus": 8})] == [
+        1,
+        1,
+        1,
+        1,
+        8,
+    ]
+
+
+def test_a_spec_of_another_version_is_another_demand() -> None:
+    resolved = resolve(spec.parse(LEAST), catalog()).dump()
+    older = {**resolved, "resources": {"gpus": "auto", "max_runtime_seconds": None}}
+    newer = {**resolved, "training": {**resolved["training"], "unheard_of": 1}}
+    assert len({demand_of(each).shape for each in (resolved, older, newer)}) == 3
