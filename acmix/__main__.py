@@ -8,14 +8,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from acmix import spec, tether
 from acmix.errors import AcmixError, Problem, Reason
-from acmix.events import Event, status
+from acmix.events import Event, status, warning
 from acmix.inspection import command as inspection
+from acmix.spec import JobSpec
+from acmix.training import launch
 
 log = logging.getLogger("acmix")
 
@@ -156,9 +158,12 @@ def _convert(arguments: argparse.Namespace, out: TextIO) -> int:
 
 
 def _run(arguments: argparse.Namespace, out: TextIO) -> int:
-    """Exit status 0: succeeded, or stopped when asked; 1: failed, as the last event says."""
+    """Exit status 0: succeeded, or stopped when asked; 1: failed, as the last event says.
+
+    Where one of several processes that train together dies of a signal, this one does too.
+    """
     faulthandler.enable()  # where it stood goes to the log, should it crash
-    faulthandler.register(signal.SIGUSR1)  # or hang: whoever ends it asks first
+    is_rank = launch.is_rank()
     if "ACMIX_JOB" in os.environ:
         names = ("ACMIX_ATTEMPT", "ACMIX_JOB", "ACMIX_REQUEST_ID")
         log.info("attempt %s of %s, posted by request %s", *(os.environ.get(name, "unknown") for name in names))
@@ -167,30 +172,42 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         job = spec.read(arguments.spec)
-        from acmix.training.run import run
-        from acmix.uncompiled import spare_the_compiler
-
-        spare_the_compiler()
-        events = run(
-            job,
-            arguments.folder,
-            data_root=arguments.data_root,
-            weights_file=arguments.weights,
-            dataset_folder=arguments.dataset_folder,
-            stop=stop,
-        )
-        for event in events:
+        if is_rank:
+            launch.register(arguments.folder)
+        run = _runner(job, arguments.folder)
+        given = {"data_root": arguments.data_root, "weights_file": arguments.weights}
+        for event in run(job, arguments.folder, **given, dataset_folder=arguments.dataset_folder, stop=stop):
             _tell(event, out)
+    except launch.RankDied as error:
+        _tell(warning("rank_died", error.message, rank=error.rank), out)
+        launch.die_of(error.signal)
     except Exception as error:
         reason = _reason(error)
-        _tell(status("failed", reason.message, reason=reason.as_json()), out)
+        if is_rank:
+            launch.leave_word(arguments.folder, reason, error)
+        else:
+            rank = {"rank": error.rank} if isinstance(error, launch.RankFailed) else {}
+            _tell(status("failed", reason.message, reason=reason.as_json(), **rank), out)
         return 1
     return 0
 
 
+def _runner(job: JobSpec, folder: Path) -> Callable[..., Iterator[Event]]:
+    """What runs the spec: this process, or as many further ones as it asks for. Asked where it stands, each tells."""
+    if job.resources.ranks > 1 and not launch.is_rank():
+        signal.signal(signal.SIGUSR1, lambda number, _: launch.pass_on(folder, number))
+        return launch.launched
+    faulthandler.register(signal.SIGUSR1)
+    from acmix.training.run import run
+    from acmix.uncompiled import spare_the_compiler
+
+    spare_the_compiler()
+    return run
+
+
 def _tell(event: Event, out: TextIO) -> None:
     out.write(event.to_line() + "\n")
-    if event.type not in ("metrics", "trace"):
+    if event.type not in ("metrics", "trace") and not launch.is_rank():  # who hears the ranks logs it
         log.info("%s: %s", event.type, event.message)
 
 

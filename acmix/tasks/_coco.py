@@ -23,7 +23,7 @@ _ALL_SIZES, _MOST_FOUND = 0, -1
 
 
 class CocoScore:
-    """Collects images one after the other; figures that nothing speaks for, such as of sizes that are not there, are
+    """Collects images in any order; figures that nothing speaks for, such as of sizes that are not there, are
     left out."""
 
     def __init__(self, classes: Sequence[str], *, masks: bool) -> None:
@@ -33,20 +33,30 @@ class CocoScore:
         self.found: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
 
-    def add(self, found: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-        """One image: what was found, with `scores`, and its target (acmix.datasets._contract.Split)."""
-        image = len(self.images)
+    def add(self, image: int, found: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+        """An image by its index: what was found, with `scores`, and its target (acmix.datasets._contract.Split)."""
         sides = dict(zip(("height", "width"), target["masks"].shape[1:], strict=True)) if "mask" in self.kinds else {}
         self.images.append({"id": image, **sides})
         truth, found = _on_host(target), _on_host(found)
         for number, each in enumerate(_objects(image, truth, masks="mask" in self.kinds)):
             sized = {"area": float(truth["areas"][number]), "iscrowd": int(truth["crowd"][number])}
-            self.truth.append({**each, **sized, "id": len(self.truth) + 1})
+            self.truth.append({**each, **sized})
         for number, each in enumerate(_objects(image, found, masks="mask" in self.kinds)):
             self.found.append({**each, "score": float(found["scores"][number])})
 
+    def told(self) -> dict[str, Any]:
+        """All images added, as JSON values."""
+        return {"images": self.images, "truth": self.truth, "found": self.found}
+
+    def take(self, told: Mapping[str, Any]) -> None:
+        """Images that another told of."""
+        self.images += told["images"]
+        self.truth += told["truth"]
+        self.found += told["found"]
+
     def evaluation(self, examples: Sequence[Mapping[str, Any]] = ()) -> Evaluation:
         """Over all images added; `examples` are told along with it."""
+        self._put_in_order()
         metrics: dict[str, float] = {}
         per_class: list[dict[str, Any]] = [
             {"class": name, "objects": sum(each["category_id"] == label for each in self.truth)}
@@ -60,6 +70,14 @@ class CocoScore:
             for label, row in enumerate(per_class):
                 row.update(_of_class(kind, judged, label, objects=row["objects"]))
         return Evaluation(metrics, per_class, None, len(self.images), examples)
+
+    def _put_in_order(self) -> None:
+        """By image: the order of equals tells in COCO's figures."""
+        self.images.sort(key=lambda each: each["id"])
+        for objects in (self.truth, self.found):
+            objects.sort(key=lambda each: each["image_id"])
+        for number, each in enumerate(self.truth, start=1):
+            each["id"] = number
 
     def _of_nothing_found(self) -> list[float]:
         """0 for all that is there to be found, as COCO has it, and -1 for sizes that are not."""
@@ -120,5 +138,6 @@ def _objects(image: int, told: Mapping[str, Any], *, masks: bool) -> list[dict[s
         from faster_coco_eval.core import mask as runs
 
         for each, mask_HW in zip(objects, told["masks"], strict=True):
-            each["segmentation"] = runs.encode(np.asfortranarray(mask_HW.astype(np.uint8)))
+            encoded = runs.encode(np.asfortranarray(mask_HW.astype(np.uint8)))
+            each["segmentation"] = {**encoded, "counts": encoded["counts"].decode()}  # JSON takes no bytes
     return objects

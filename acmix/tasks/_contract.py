@@ -1,9 +1,10 @@
 """What training, evaluation, predictions and plans ask of a task."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from acmix.datasets._contract import Dataset, ImageFacts
@@ -22,6 +23,27 @@ class Evaluation:
     confusion_matrix: list[list[int]] | None
     samples: int
     examples: Sequence[Mapping[str, Any]] = ()  # the most confidently wrong first: `index` of the split, `confidence`
+
+
+class Tally(Protocol):
+    """An evaluation under way, of a split or of a part of it. Several of one split become one evaluation, in which
+    each sample counts once and which is the same to the last bit, however the samples were shared out."""
+
+    def add(self, model: nn.Module, batch: Batch, first: int) -> None:
+        """Judge a model, in evaluation mode, by a batch whose first sample has that index of its split."""
+        ...
+
+    def told(self) -> dict[str, Any]:
+        """All that was added, as JSON values."""
+        ...
+
+    def take(self, told: Mapping[str, Any]) -> None:
+        """What a tally of other samples of the same split told."""
+        ...
+
+    def evaluation(self) -> Evaluation:
+        """Over all that was added and taken, at least one sample."""
+        ...
 
 
 class Transform(Protocol):
@@ -71,11 +93,18 @@ class Task(Protocol):
         """A loss of made-up images by what a training step computes, in shapes that no number decides: for plans."""
         ...
 
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation: ...
+    def tally(self) -> Tally:
+        """An evaluation that is to begin."""
+        ...
 
     def predict(self, model: nn.Module, shown: Shown, images: ImageFacts, *, min_score: float) -> Named:
         """What a model in evaluation mode names in one image, made like those that it was trained on."""
         ...
+
+
+def floating(logits: Tensor) -> Tensor:
+    """In float32 at least: the halves are too coarse for a loss, and float64 stays what it is."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def is_better(metric: str, value: float, than: float | None) -> bool:

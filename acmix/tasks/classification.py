@@ -2,7 +2,8 @@
 
 # Shapes: B batch, C classes
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from acmix.datasets._contract import Dataset, ImageFacts
 from acmix.spec import FlatChoice
-from acmix.tasks._contract import Batch, Evaluation, Transform
+from acmix.tasks._contract import Batch, Evaluation, Transform, floating
 from acmix.tasks._examples import Examples
 from acmix.tasks._named import Named, Shown
 
@@ -50,7 +51,7 @@ class Classification:
         Labels may be shares of the classes, (B, C), as mixed images have; the largest then counts for the accuracy.
         """
         images, labels = batch
-        logits_BC = model(images).float()
+        logits_BC = floating(model(images))
         loss = F.cross_entropy(logits_BC, labels, label_smoothing=self.smoothing)
         labels_B = labels if labels.ndim == 1 else labels.argmax(dim=1)
         accuracy = (logits_BC.detach().argmax(dim=1) == labels_B).float().mean()
@@ -63,28 +64,8 @@ class Classification:
     def rehearse(self, model: nn.Module, batch: Batch) -> Tensor:
         return self.step(model, batch)[0]
 
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Metrics over every sample once. The loss is plain cross-entropy, whatever the label smoothing."""
-        count = len(self.classes)
-        confusion_CC, loss_sum, top5_hits, samples = None, 0.0, 0, 0
-        examples = Examples()
-        for images, labels_B in batches:
-            logits_BC = model(images).float()
-            pairs_B = labels_B * count + logits_BC.argmax(dim=1)
-            counts_CC = torch.bincount(pairs_B, minlength=count * count).reshape(count, count)
-            confusion_CC = counts_CC if confusion_CC is None else confusion_CC + counts_CC
-            top5_hits += int((logits_BC.topk(min(5, count)).indices == labels_B[:, None]).sum())
-            loss_sum += float(F.cross_entropy(logits_BC, labels_B, reduction="sum"))
-            self._note_wrong(examples, samples, logits_BC, labels_B)
-            samples += len(labels_B)
-        assert confusion_CC is not None, "a split is never empty"
-        wrong = examples.most_confident_first()
-        metrics = {
-            "accuracy": float(confusion_CC.diagonal().sum()) / samples,
-            "top5_accuracy": top5_hits / samples,
-            "loss": loss_sum / samples,
-        }
-        return Evaluation(metrics, self._per_class(confusion_CC), confusion_CC.tolist(), samples, wrong)
+    def tally(self) -> "ClassificationTally":
+        return ClassificationTally(self.classes)
 
     def predict(self, model: nn.Module, shown: Shown, images: ImageFacts, *, min_score: float) -> Named:  # noqa: ARG002  # of objects
         """The five most probable classes."""
@@ -97,12 +78,61 @@ class Classification:
         legend = [(label, f"{self.classes[label]} {probability:.2f}") for label, probability in pairs]
         return Named({"classes": said}, pairs[0][0], legend=legend)
 
-    def _note_wrong(self, examples: Examples, first: int, logits_BC: Tensor, labels_B: Tensor) -> None:
-        """Of a batch whose first sample has that index."""
+
+class ClassificationTally:
+    """Metrics over every sample once. The loss is plain cross-entropy, whatever the label smoothing."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = classes
+        self._confusion_CC = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+        self._losses: list[float] = []  # sums of batches: an exact sum of them depends on no order
+        self._top5_hits = 0
+        self._samples = 0
+        self._examples = Examples()
+
+    def add(self, model: nn.Module, batch: Batch, first: int) -> None:
+        images, labels_B = batch
+        count = len(self.classes)
+        logits_BC = floating(model(images))
+        pairs_B = labels_B * count + logits_BC.argmax(dim=1)
+        counts_CC = torch.bincount(pairs_B, minlength=count * count).reshape(count, count)
+        self._confusion_CC = self._confusion_CC.to(counts_CC.device) + counts_CC
+        self._top5_hits += int((logits_BC.topk(min(5, count)).indices == labels_B[:, None]).sum())
+        self._losses.append(float(F.cross_entropy(logits_BC, labels_B, reduction="sum")))
+        self._samples += len(labels_B)
+        self._note_wrong(first, logits_BC, labels_B)
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "confusion": self._confusion_CC.tolist(),
+            "losses": self._losses,
+            "top5_hits": self._top5_hits,
+            "samples": self._samples,
+            "examples": self._examples.told(),
+        }
+
+    def take(self, told: Mapping[str, Any]) -> None:
+        self._confusion_CC = self._confusion_CC + self._confusion_CC.new_tensor(told["confusion"])
+        self._losses += told["losses"]
+        self._top5_hits += told["top5_hits"]
+        self._samples += told["samples"]
+        self._examples.take(told["examples"])
+
+    def evaluation(self) -> Evaluation:
+        confusion_CC, samples = self._confusion_CC, self._samples
+        metrics = {
+            "accuracy": float(confusion_CC.diagonal().sum()) / samples,
+            "top5_accuracy": self._top5_hits / samples,
+            "loss": math.fsum(self._losses) / samples,
+        }
+        wrong = self._examples.most_confident_first()
+        return Evaluation(metrics, self._per_class(confusion_CC), confusion_CC.tolist(), samples, wrong)
+
+    def _note_wrong(self, first: int, logits_BC: Tensor, labels_B: Tensor) -> None:
         confidence_B, named_B = logits_BC.softmax(dim=1).max(dim=1)
         for place in (named_B != labels_B).nonzero()[:, 0].tolist():
             named, true = self.classes[int(named_B[place])], self.classes[int(labels_B[place])]
-            examples.add(first + place, float(confidence_B[place]), named=named, true=true)
+            self._examples.add(first + place, float(confidence_B[place]), named=named, true=true)
 
     def _per_class(self, confusion_CC: Tensor) -> list[dict[str, Any]]:
         """Recall and precision of each class; null where there is nothing to divide by. Rows are the truth."""

@@ -2,7 +2,7 @@
 
 # Shapes: N objects of an image, H W image
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -121,22 +121,15 @@ class Detection:
         images_B3HW, _ = batch
         return of_regions(model, images_B3HW, self.regions) if self.has_masks else of_anchors(model, images_B3HW)
 
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """COCO's average precisions over every image once, in the pixels of the data set's images."""
-        score, examples = CocoScore(self.classes, masks=self.has_masks), Examples()
-        for images, targets in batches:
-            for found, target in zip(model(images), targets, strict=True):
-                named = self._named(found)
-                self._note_wrong(examples, len(score.images), named, target)
-                score.add(named, target)
-        return score.evaluation(examples.most_confident_first())
+    def tally(self) -> "DetectionTally":
+        return DetectionTally(self)
 
     def predict(self, model: nn.Module, shown: Shown, images: ImageFacts, *, min_score: float) -> Named:
         """Objects of at least that score, the most confident first; boxes are left, top, right and bottom."""
         from acmix.training.scenes import normalized
 
         [found] = model([normalized(shown.image, images.mean, images.std)])
-        named = self._named(found)
+        named = self.named(found)
         order_N = named["scores"].argsort(descending=True)
         kept_N = order_N[named["scores"][order_N] >= min_score]
         target = {name: each[kept_N] for name, each in named.items()}
@@ -152,19 +145,12 @@ class Detection:
             {"objects": said}, on_top_last, texts=[f"{each['class']} {each['score']:.2f}" for each in reversed(said)]
         )
 
-    def _note_wrong(self, examples: Examples, index: int, found: dict[str, Any], target: dict[str, Tensor]) -> None:
-        """Boxes of an image that meet no object of their class by half."""
-        from torchvision.ops import box_iou
-
-        if not len(found["boxes"]):
-            return
-        overlap_NM = box_iou(found["boxes"].float(), target["boxes"])
-        overlap_NM = overlap_NM * (found["labels"][:, None] == target["labels"][None])
-        most_N = overlap_NM.amax(dim=1) if overlap_NM.shape[1] else overlap_NM.new_zeros(len(overlap_NM))
-        columns = (found["labels"], found["scores"], found["boxes"], most_N)
-        for label, score, box, overlap in zip(*(column.tolist() for column in columns), strict=True):
-            if overlap < LEAST_OVERLAP:
-                examples.add(index, score, named=self.classes[label], overlap=overlap, box=box)
+    def named(self, found: dict[str, Tensor]) -> dict[str, Any]:
+        """A detection with classes by index and masks of 0 and 1, (N, H, W)."""
+        named: dict[str, Any] = {**found, "labels": found["labels"] - self._first_label}
+        if self.has_masks:
+            named["masks"] = found["masks"][:, 0] >= 0.5
+        return named
 
     @property
     def _first_label(self) -> int:
@@ -177,9 +163,42 @@ class Detection:
         learned = {"boxes": target["boxes"][single_N], "labels": target["labels"][single_N] + self._first_label}
         return {**learned, "masks": target["masks"][single_N]} if self.has_masks else learned
 
-    def _named(self, found: dict[str, Tensor]) -> dict[str, Any]:
-        """A detection with classes by index and masks of 0 and 1, (N, H, W)."""
-        named: dict[str, Any] = {**found, "labels": found["labels"] - self._first_label}
-        if self.has_masks:
-            named["masks"] = found["masks"][:, 0] >= 0.5
-        return named
+
+class DetectionTally:
+    """COCO's average precisions over every image once, in the pixels of the data set's images."""
+
+    def __init__(self, task: Detection) -> None:
+        self._task = task
+        self._score = CocoScore(task.classes, masks=task.has_masks)
+        self._examples = Examples()
+
+    def add(self, model: nn.Module, batch: Batch, first: int) -> None:
+        images, targets = batch
+        for index, (found, target) in enumerate(zip(model(images), targets, strict=True), start=first):
+            named = self._task.named(found)
+            self._note_wrong(index, named, target)
+            self._score.add(index, named, target)
+
+    def told(self) -> dict[str, Any]:
+        return {"score": self._score.told(), "examples": self._examples.told()}
+
+    def take(self, told: Mapping[str, Any]) -> None:
+        self._score.take(told["score"])
+        self._examples.take(told["examples"])
+
+    def evaluation(self) -> Evaluation:
+        return self._score.evaluation(self._examples.most_confident_first())
+
+    def _note_wrong(self, index: int, found: dict[str, Any], target: dict[str, Tensor]) -> None:
+        """Boxes of an image that meet no object of their class by half."""
+        from torchvision.ops import box_iou
+
+        if not len(found["boxes"]):
+            return
+        overlap_NM = box_iou(found["boxes"].float(), target["boxes"])
+        overlap_NM = overlap_NM * (found["labels"][:, None] == target["labels"][None])
+        most_N = overlap_NM.amax(dim=1) if overlap_NM.shape[1] else overlap_NM.new_zeros(len(overlap_NM))
+        columns = (found["labels"], found["scores"], found["boxes"], most_N)
+        for label, score, box, overlap in zip(*(column.tolist() for column in columns), strict=True):
+            if overlap < LEAST_OVERLAP:
+                self._examples.add(index, score, named=self._task.classes[label], overlap=overlap, box=box)

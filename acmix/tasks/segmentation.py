@@ -2,7 +2,8 @@
 
 # Shapes: B batch, O classes, H W image
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from acmix.datasets._contract import IGNORED, Dataset, ImageFacts
 from acmix.spec import FlatChoice
-from acmix.tasks._contract import Batch, Evaluation, Transform
+from acmix.tasks._contract import Batch, Evaluation, Transform, floating
 from acmix.tasks._examples import Examples
 from acmix.tasks._named import Named, Shown, runs_of
 
@@ -86,7 +87,7 @@ class Segmentation:
         """Cross-entropy over the pixels that are not ignored, the auxiliary head's with a share; and the accuracy."""
         images, labels = batch
         labels_BHW = labels.long()
-        first_BOHW, *others = (each.float() for each in model(images))
+        first_BOHW, *others = (floating(each) for each in model(images))
         loss = self._loss(first_BOHW, labels_BHW)
         figures = {"loss": loss.detach(), "accuracy": _accuracy(first_BOHW.detach(), labels_BHW)}
         for logits_BOHW in others:
@@ -102,19 +103,8 @@ class Segmentation:
     def rehearse(self, model: nn.Module, batch: Batch) -> Tensor:
         return self.step(model, batch)[0]
 
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Metrics over every pixel once; of the mean ones, over the classes that are there or were named."""
-        count = len(self.classes)
-        confusion_OO, loss_sum, samples = torch.zeros(count, count, dtype=torch.int64), 0.0, 0
-        examples = Examples()
-        for images, labels in batches:
-            for stacked, labels_BHW in _alike(images, labels):
-                logits_BOHW = self._logits(model, stacked, labels_BHW.shape[-2:])
-                confusion_OO += _confusion(logits_BOHW.argmax(dim=1), labels_BHW, count).cpu()
-                loss_sum += float(F.cross_entropy(logits_BOHW, labels_BHW, ignore_index=IGNORED, reduction="sum"))
-                _note_wrong(examples, samples, logits_BOHW, labels_BHW)
-                samples += len(stacked)
-        return _evaluation(self.classes, confusion_OO, loss_sum, samples, examples)
+    def tally(self) -> "SegmentationTally":
+        return SegmentationTally(self)
 
     def predict(self, model: nn.Module, shown: Shown, images: ImageFacts, *, min_score: float) -> Named:  # noqa: ARG002  # of objects
         """The classes that are there, those of the most pixels first, each with its mask."""
@@ -123,7 +113,7 @@ class Segmentation:
 
         image_3HW = normalized(fitting(images.image_px)(shown.image), images.mean, images.std)
         size = shown.image.shape[-2:]
-        map_HW = _most_likely(self._logits(model, image_3HW[None], image_3HW.shape[-2:]), size)
+        map_HW = _most_likely(self.logits(model, image_3HW[None], image_3HW.shape[-2:]), size)
         counts = torch.bincount(map_HW.flatten(), minlength=len(self.classes))
         shares = [(label, int(counts[label]) / map_HW.numel()) for label in counts.argsort(descending=True).tolist()]
         there = [(label, share) for label, share in shares if share]
@@ -141,15 +131,66 @@ class Segmentation:
         )
         return total / (labels_BHW != IGNORED).sum().clamp(min=1)
 
-    def _logits(self, model: nn.Module, images_B3HW: Tensor, size: Sequence[int]) -> Tensor:
-        """At the size of the label maps, (B, O, H, W)."""
+    def logits(self, model: nn.Module, images_B3HW: Tensor, size: Sequence[int]) -> Tensor:
+        """What a model in evaluation mode says of every pixel, at the size of the label maps, (B, O, H, W)."""
         if self.evaluation == "slide":
             logits_BOHW = slid(model, images_B3HW, self.window_px)
         else:
-            logits_BOHW = model(images_B3HW)[0].float()
+            logits_BOHW = floating(model(images_B3HW)[0])
         if logits_BOHW.shape[-2:] != tuple(size):
             logits_BOHW = F.interpolate(logits_BOHW, size=list(size), mode="bilinear")
         return logits_BOHW
+
+
+class SegmentationTally:
+    """Metrics over every pixel once; of the mean ones, over the classes that are there or were named."""
+
+    def __init__(self, task: Segmentation) -> None:
+        self._task = task
+        count = len(task.classes)
+        self._confusion_OO = torch.zeros(count, count, dtype=torch.int64)
+        self._losses: list[float] = []  # sums of batches: an exact sum of them depends on no order
+        self._samples = 0
+        self._examples = Examples()
+
+    def add(self, model: nn.Module, batch: Batch, first: int) -> None:
+        for stacked, labels_BHW in _alike(*batch):
+            logits_BOHW = self._task.logits(model, stacked, labels_BHW.shape[-2:])
+            named_BHW = logits_BOHW.argmax(dim=1)
+            self._confusion_OO += _confusion(named_BHW, labels_BHW, len(self._task.classes)).cpu()
+            loss = F.cross_entropy(logits_BOHW, labels_BHW, ignore_index=IGNORED, reduction="sum")
+            self._losses.append(float(loss))
+            self._note_wrong(first, logits_BOHW, labels_BHW)
+            self._samples += len(stacked)
+            first += len(stacked)
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "confusion": self._confusion_OO.tolist(),
+            "losses": self._losses,
+            "samples": self._samples,
+            "examples": self._examples.told(),
+        }
+
+    def take(self, told: Mapping[str, Any]) -> None:
+        self._confusion_OO += torch.tensor(told["confusion"])
+        self._losses += told["losses"]
+        self._samples += told["samples"]
+        self._examples.take(told["examples"])
+
+    def evaluation(self) -> Evaluation:
+        loss_sum = math.fsum(self._losses)
+        return _evaluation(self._task.classes, self._confusion_OO, loss_sum, self._samples, self._examples)
+
+    def _note_wrong(self, first: int, logits_BOHW: Tensor, labels_BHW: Tensor) -> None:
+        """Images by how confident the model is, on the mean, of the pixels that it names wrongly."""
+        confidence_BHW, named_BHW = logits_BOHW.softmax(dim=1).max(dim=1)
+        wrong_BHW = (named_BHW != labels_BHW) & (labels_BHW != IGNORED)
+        counts_B = wrong_BHW.sum((1, 2))
+        mean_B = (confidence_BHW * wrong_BHW).sum((1, 2)) / counts_B.clamp(min=1)
+        for place in counts_B.nonzero()[:, 0].tolist():
+            share = float(wrong_BHW[place].float().mean())
+            self._examples.add(first + place, float(mean_B[place]), wrong_share=share)
 
 
 def slid(model: nn.Module, images_B3HW: Tensor, window_px: int) -> Tensor:
@@ -161,7 +202,7 @@ def slid(model: nn.Module, images_B3HW: Tensor, window_px: int) -> Tensor:
     for top in _starts(height, window_px, stride):
         for left in _starts(width, window_px, stride):
             part = (..., slice(top, top + window_px), slice(left, left + window_px))
-            logits = model(images_B3HW[part])[0].float()
+            logits = floating(model(images_B3HW[part])[0])
             total = logits.new_zeros(batch, logits.shape[1], height, width) if total is None else total
             total[part] += logits
             counts[part] += 1
@@ -210,17 +251,6 @@ def _confusion(named: Tensor, labels: Tensor, count: int) -> Tensor:
     counted = labels != IGNORED
     pairs = labels[counted] * count + named[counted]
     return torch.bincount(pairs, minlength=count * count).reshape(count, count)
-
-
-def _note_wrong(examples: Examples, first: int, logits_BOHW: Tensor, labels_BHW: Tensor) -> None:
-    """Images by how confident the model is, on the mean, of the pixels that it names wrongly."""
-    confidence_BHW, named_BHW = logits_BOHW.softmax(dim=1).max(dim=1)
-    wrong_BHW = (named_BHW != labels_BHW) & (labels_BHW != IGNORED)
-    counts_B = wrong_BHW.sum((1, 2))
-    mean_B = (confidence_BHW * wrong_BHW).sum((1, 2)) / counts_B.clamp(min=1)
-    for place in counts_B.nonzero()[:, 0].tolist():
-        share = float(wrong_BHW[place].float().mean())
-        examples.add(first + place, float(mean_B[place]), wrong_share=share)
 
 
 def _evaluation(

@@ -6,7 +6,8 @@ import hashlib
 import math
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -23,33 +24,72 @@ from acmix.training.augment import SEEDS
 from acmix.training.mixing import Mixing
 
 
+@dataclass(frozen=True)
+class Division:
+    """How an epoch's samples are shared out: into batches, and each batch evenly among the ranks that train together.
+
+    `batch_size` is of one rank, so that a whole batch has `batch_size * ranks` samples.
+    """
+
+    samples: int
+    batch_size: int
+    ranks: int = 1
+    limit_batches: int | None = None
+
+    @property
+    def whole(self) -> int:
+        """Samples of a whole batch."""
+        return self.batch_size * self.ranks
+
+    @property
+    def batches(self) -> int:
+        """Batches of an epoch. A last one that leaves a rank a single sample is dropped: batch norm cannot train on it.
+
+        It stays where it is the only one, or where every rank has but one of each.
+        """
+        batches = math.ceil(self.samples / self.whole)
+        least = self.ranks * min(2, self.batch_size)
+        if batches > 1 and 0 < self.samples % self.whole < least:
+            batches -= 1
+        return batches if self.limit_batches is None else min(batches, self.limit_batches)
+
+    def size_of(self, batch: int) -> int:
+        """Samples of a batch, counted from 0, of all ranks together."""
+        return min(self.whole, self.samples - batch * self.whole)
+
+    def span_of(self, batch: int, rank: int) -> tuple[int, int]:
+        """Where in the epoch's order a rank's samples of a batch begin and end."""
+        each, more = divmod(self.size_of(batch), self.ranks)
+        start = batch * self.whole + rank * each + min(rank, more)
+        return start, start + each + (rank < more)
+
+
 def training_batches(
     split: Split,
     transform: Transform,
+    division: Division,
     *,
-    batch_size: int,
     seed: int,
     epoch: int,
+    rank: int = 0,
     start_batch: int = 0,
-    limit_batches: int | None = None,
     loader_workers: int = 0,
     pin_memory: bool = False,
     mixing: Mixing | None = None,
 ) -> Iterator[Batch]:
-    """The epoch's batches from `start_batch` on, as the transform makes them.
+    """A rank's share of the epoch's batches from `start_batch` on, as the transform makes them.
 
     Of classification images, float32 (B, 3, H, W), and labels, int64 (B,); with `mixing`, labels are the share of
     every class, float32 (B, C).
 
-    The same whatever `loader_workers` and wherever a run resumed; the random state of the caller is neither used
-    nor changed. Loader workers end with the iterator. What a worker raises of our errors is raised here as it was.
+    The same whatever `loader_workers` and wherever a run resumed, and, but for mixing, all ranks together as one alone
+    with as large a batch; the random state of the caller is neither used nor changed. Loader workers end with the
+    iterator. What a worker raises of our errors is raised here as it was.
     """
-    batches = batches_an_epoch(len(split), batch_size, limit_batches)
     order = torch.randperm(len(split), generator=_generator(seed, epoch, "order"))
-    order = order[start_batch * batch_size : batches * batch_size]
     image_seeds = torch.randint(SEEDS, (len(split),), generator=_generator(seed, epoch, "augment"))
-    batch_list = _Batches(split, transform, order, image_seeds, batch_size, mixing)
-    return _load(batch_list, loader_workers, pin_memory=pin_memory)
+    spans = [division.span_of(batch, rank) for batch in range(start_batch, division.batches)]
+    return _load(_Batches(split, transform, order, spans, image_seeds, mixing), loader_workers, pin_memory=pin_memory)
 
 
 def evaluation_batches(
@@ -57,24 +97,20 @@ def evaluation_batches(
     transform: Transform,
     *,
     batch_size: int,
+    rank: int = 0,
+    ranks: int = 1,
     loader_workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
-    """All samples, in the split's order; shapes as in training_batches."""
-    order = torch.arange(len(split))
-    image_seeds = torch.zeros_like(order)
-    return _load(_Batches(split, transform, order, image_seeds, batch_size), loader_workers, pin_memory=pin_memory)
+) -> Iterator[tuple[int, Batch]]:
+    """All samples in the split's order, in batches that ranks take in turn, each with the index of its first sample.
 
-
-def batches_an_epoch(samples: int, batch_size: int, limit_batches: int | None = None) -> int:
-    """How many batches training_batches gives: a last one of a single sample is dropped, batch norm cannot train on it.
-
-    It stays where it is the only one, or where every batch is of one.
+    A batch is the same whoever takes it. Shapes are as in training_batches.
     """
-    batches = math.ceil(samples / batch_size)
-    if batches > 1 and batch_size > 1 and samples % batch_size == 1:
-        batches -= 1
-    return batches if limit_batches is None else min(batches, limit_batches)
+    starts = range(rank * batch_size, len(split), ranks * batch_size)
+    order = torch.arange(len(split))
+    spans = [(start, min(start + batch_size, len(split))) for start in starts]
+    batches = _Batches(split, transform, order, spans, torch.zeros_like(order))
+    return zip(starts, _load(batches, loader_workers, pin_memory=pin_memory), strict=True)
 
 
 class _Batches(torch.utils.data.Dataset[Batch | AcmixError]):
@@ -85,23 +121,24 @@ class _Batches(torch.utils.data.Dataset[Batch | AcmixError]):
         split: Split,
         transform: Transform,
         order: Tensor,
+        spans: Sequence[tuple[int, int]],
         image_seeds: Tensor,
-        batch_size: int,
         mixing: Mixing | None = None,
     ) -> None:
         self.split = split
         self.transform = transform
         self.order = order  # indices of the split
+        self.spans = spans  # of each batch, where in the order it begins and ends
         self.image_seeds = image_seeds  # by index of the split
-        self.batch_size = batch_size
         self.mixing = mixing
 
     def __len__(self) -> int:
-        return math.ceil(len(self.order) / self.batch_size)
+        return len(self.spans)
 
     def __getitem__(self, number: int) -> Batch | AcmixError:
         """The batch, or the error in its place: the loader would rewrite one that is raised."""
-        indices = self.order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+        start, end = self.spans[number]
+        indices = self.order[start:end].tolist()
         try:
             seeds = self.image_seeds[indices].tolist()
             batch = self.transform.collate([self.split[index] for index in indices], seeds)

@@ -2,14 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from acmix import events
 from acmix.datasets._contract import ImageFacts, SplitName
@@ -20,7 +21,9 @@ from acmix.pulse import Pulse
 from acmix.spec import JobSpec
 from acmix.tasks._contract import Batch, Evaluation, Task, is_better
 from acmix.training import checkpoint, trace
-from acmix.training.state import State
+from acmix.training.data import Division
+from acmix.training.ranks import Ranks
+from acmix.training.state import State, as_json, random_state
 
 FLUSH_SECONDS = 1.0  # how often metrics and progress leave the loop
 FLUSH_STEPS = 500
@@ -34,28 +37,39 @@ class Stopped(Exception):
 
 @dataclass
 class Run:
-    """What the loop works with. `training` and `judging` give batches of `images`, `source` what people call a sample;
-    `metric` is what best is chosen by."""
+    """What the loop works with. `training` and `judging` give this rank's batches, `judging` each with the index of its
+    first sample; `source` is what people call a sample, and `metric` what best is chosen by.
+
+    `trained` is what a step calls: the state's model, or that in DistributedDataParallel. Every rank goes through the
+    loop step by step with the others; what all of them yield, the first tells.
+    """
 
     spec: JobSpec
     folder: Path
     task: Task
     state: State
+    trained: nn.Module
+    ranks: Ranks
     layers: dict[str, ACmixLayer]
     device: torch.device
     images: ImageFacts
     training: BatchesFrom
-    judging: Callable[[SplitName], Iterator[Batch]]
+    judging: Callable[[SplitName], Iterator[tuple[int, Batch]]]
     source: Callable[[SplitName, int], str]
-    batches_an_epoch: int
+    division: Division
     metric: str
     stop_requested: Callable[[], bool]
     pulse: Pulse
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and images; the halves are autocast's business."""
+        return torch.float64 if self.spec.training.precision == "float64" else torch.float32
+
+    @property
     def steps_an_epoch(self) -> int:
-        return math.ceil(self.batches_an_epoch / self.spec.training.accumulate_batches)
+        return math.ceil(self.division.batches / self.spec.training.accumulate_batches)
 
     @property
     def last_step(self) -> int:
@@ -80,28 +94,38 @@ def train(run: Run) -> Iterator[Event]:
         yield from _train_epoch(run)
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Every tensor of a batch, in lists and dictionaries too, on the device."""
+def to_device(batch: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
+    """Every tensor of a batch, in lists and dictionaries too, on the device; what is float32 as `dtype`."""
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
+        return batch.to(device, dtype if batch.dtype == torch.float32 else batch.dtype, non_blocking=True)
     if isinstance(batch, dict):
-        return {name: to_device(each, device) for name, each in batch.items()}
-    return type(batch)(to_device(each, device) for each in batch)
+        return {name: to_device(each, device, dtype) for name, each in batch.items()}
+    return type(batch)(to_device(each, device, dtype) for each in batch)
 
 
 def evaluate(run: Run, model: nn.Module, split: SplitName) -> Evaluation:
     """The task's metrics of a model on a split, in evaluation mode and the spec's precision; leaves its mode as it was.
+
+    Ranks share the split out and know the whole evaluation afterwards, each of them.
 
     Raises:
         Diverged: a metric is not finite.
     """
     was_training = model.training
     model.eval()
+    run.ranks.copy_from_first(list(model.buffers()))  # each has its own running statistics; the first's are saved
+    tally = run.task.tally()
     try:
         with torch.no_grad(), autocast(run):
-            evaluation = run.task.evaluate(model, _until_stopped(run, run.judging(split)))
+            for first, batch in _until_stopped(run, run.judging(split)):
+                tally.add(model, batch, first)
     finally:
         model.train(was_training)
+    if run.ranks.size > 1:
+        for rank, told in enumerate(run.ranks.gather(tally.told())):
+            if rank != run.ranks.rank:
+                tally.take(told)
+    evaluation = tally.evaluation()
     for name, value in evaluation.metrics.items():
         if not math.isfinite(value):
             raise Diverged(f"{split}/{name} is {value} after epoch {run.state.epoch}", hint=_divergence_hint(run))
@@ -139,59 +163,75 @@ def _train_epoch(run: Run) -> Iterator[Event]:
     state, training = run.state, run.spec.training
     state.model.train()
     log = _Log(run)
-    group: list[Batch] = []
+    group: list[_Share] = []
+    batches_an_epoch = run.division.batches
     first_batch, batches = state.batch, run.training(state.epoch, state.batch)
     try:
         for batch_number, batch in enumerate(batches, start=first_batch + 1):
             run.pulse.beat()
-            group.append(to_device(batch, run.device))
-            if len(group) < training.accumulate_batches and batch_number < run.batches_an_epoch:
+            group.append(_Share(to_device(batch, run.device, run.dtype), run.division.size_of(batch_number - 1)))
+            if len(group) < training.accumulate_batches and batch_number < batches_an_epoch:
                 continue
             yield from _step(run, group, log)
             group = []
-            state.batch = batch_number % run.batches_an_epoch
-            state.epoch += batch_number == run.batches_an_epoch
-            if log.is_full() or state.batch == 0:
+            state.batch = batch_number % batches_an_epoch
+            state.epoch += batch_number == batches_an_epoch
+            saving = state.batch > 0 and time.monotonic() - run.saved_at >= run.spec.checkpoints.every_seconds
+            stopping, saving, telling = run.ranks.agree(run.stop_requested(), saving, log.is_full())
+            if stopping or saving or telling or state.batch == 0:
                 yield from log.flush()
-            if run.stop_requested():
-                yield from log.flush()
+            if stopping:
                 yield from _save(run, "stop", must=True)
                 raise Stopped
-            if state.batch and time.monotonic() - run.saved_at >= run.spec.checkpoints.every_seconds:
-                yield from log.flush()
+            if saving:
                 yield from _save(run, "time", must=False)
     finally:
         if hasattr(batches, "close"):
             batches.close()
 
 
-def _step(run: Run, group: list[Batch], log: "_Log") -> Iterator[Event]:
+class _Share(NamedTuple):
+    """A rank's share of a batch, and how many samples the batch has for all ranks together."""
+
+    batch: Batch
+    of_samples: int
+
+
+def _step(run: Run, group: list[_Share], log: "_Log") -> Iterator[Event]:
     """One optimizer step over a group of batches."""
     state, training = run.state, run.spec.training
     this_step = state.step + 1
     traced = bool(run.layers) and (
         state.step == 0 or trace.is_due(this_step, run.spec.trace.every_steps, run.last_step)
     )
-    samples = sum(len(images) for images, _ in group)
+    samples = sum(each.of_samples for each in group)
     shown: dict[str, Tensor] = {}
     state.optimizer.zero_grad(set_to_none=True)
     with trace.tracing(run.layers, on=traced):
-        for batch in group:
+        for batch, of_samples in group:
+            traced_share = len(batch[0]) / of_samples
             share = len(batch[0]) / samples
-            with autocast(run):
-                loss, figures = run.task.step(state.model, batch)
-            if run.device.type == "cpu" and not math.isfinite(loss.item()):
-                raise _diverged(run, batch, loss.item(), this_step)
-            state.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            with _gradients_kept(run) if batch is not group[-1].batch else nullcontext():
+                with autocast(run):
+                    loss, figures = run.task.step(run.trained, batch)
+                if run.device.type == "cpu" and not math.isfinite(loss.item()):
+                    raise _diverged(run, batch, loss.item(), this_step)
+                scaled = state.scaler.scale(loss * (share * run.ranks.size))  # the gradients' mean over ranks is taken
+                scaled.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             shown = {name: shown.get(name, 0) + value * share for name, value in figures.items()}
     if traced and state.step == 0:
-        yield trace.read(0, run.layers)
+        yield trace.read(0, run.layers, run.ranks, traced_share)
     learning_rate = state.optimizer.param_groups[0]["lr"]
     _descend(state, training.clip_norm)
     state.step = this_step
     if traced and trace.is_due(this_step, run.spec.trace.every_steps, run.last_step):
-        yield trace.read(this_step, run.layers)
+        yield trace.read(this_step, run.layers, run.ranks, traced_share)
     log.add(samples, learning_rate, shown)
+
+
+def _gradients_kept(run: Run) -> Any:
+    """Within, gradients only add up in each rank: they are shared with the last batch of a step."""
+    return run.trained.no_sync() if isinstance(run.trained, DistributedDataParallel) else nullcontext()
 
 
 def _descend(state: State, clip_norm: float | None) -> None:
@@ -228,7 +268,8 @@ class _Log:
         if not self.steps:
             return
         state, training = self.run.state, self.run.spec.training
-        values = {f"train/{name}": torch.stack(column).tolist() for name, column in self.figures.items()}
+        table = self.run.ranks.total(torch.stack([torch.stack(column) for column in self.figures.values()])).tolist()
+        values = {f"train/{name}": column for name, column in zip(self.figures, table, strict=True)}
         for step, loss in zip(self.steps, values["train/loss"], strict=True):
             if not math.isfinite(loss):
                 raise Diverged(f"the loss is {loss} at step {step}", hint=_divergence_hint(self.run))
@@ -294,25 +335,38 @@ def _judged_by(run: Run, evaluation: Evaluation) -> float:
     return evaluation.metrics[run.metric]
 
 
-def _until_stopped(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
-    for batch in batches:
-        if run.stop_requested():
+def _until_stopped(run: Run, batches: Iterator[tuple[int, Batch]]) -> Iterator[tuple[int, Batch]]:
+    """This rank's batches; it stops when any of the ranks is asked to, at the same batch as all."""
+    while True:
+        item = next(batches, None)
+        stopping, more = run.ranks.agree(run.stop_requested(), item is not None)
+        if not more:
+            return
+        if stopping:
             raise Stopped
-        run.pulse.beat()
-        yield to_device(batch, run.device)
+        if item is not None:
+            run.pulse.beat()
+            yield item[0], to_device(item[1], run.device, run.dtype)
 
 
 def _save(run: Run, kind: str, *, must: bool) -> Iterator[Event]:
-    """Write a checkpoint and thin out the older ones. A full disk is a warning unless this one must be saved."""
+    """Write a checkpoint and thin out the older ones. A full disk is a warning unless this one must be saved.
+
+    All ranks come here; the first writes, with the random generators of all.
+    """
     state, keep = run.state, run.spec.checkpoints
+    generators = run.ranks.gather(as_json(random_state())) if run.ranks.size > 1 else [None]
+    if not run.ranks.is_first:
+        run.saved_at = time.monotonic()
+        return
     judged = state.evaluated == state.epoch and state.batch == 0
     metrics = (state.metrics or {}) if judged else {}
     try:
         try:
-            saved = _write(run, kind, metrics)
+            saved = _write(run, kind, metrics, generators[1:])
         except DiskFull:
             _thin_out(run, keep_best=min(1, keep.keep_best), keep_latest=1)
-            saved = _write(run, kind, metrics)
+            saved = _write(run, kind, metrics, generators[1:])
     except DiskFull as error:
         if must:
             raise
@@ -325,7 +379,7 @@ def _save(run: Run, kind: str, *, must: bool) -> Iterator[Event]:
     _thin_out(run, keep_best=keep.keep_best, keep_latest=keep.keep_latest)
 
 
-def _write(run: Run, kind: str, metrics: dict[str, float]) -> checkpoint.Saved:
+def _write(run: Run, kind: str, metrics: dict[str, float], random_of_others: Sequence[Any]) -> checkpoint.Saved:
     state = run.state
     return checkpoint.save(
         run.checkpoints,
@@ -334,7 +388,7 @@ def _write(run: Run, kind: str, metrics: dict[str, float]) -> checkpoint.Saved:
         kind=kind,
         metrics=metrics,
         weights=state.weights(),
-        state=state.tree(),
+        state=state.tree(random_of_others),
         about={
             "spec": run.spec.dump(),
             "classes": list(run.task.classes),

@@ -113,13 +113,18 @@ OPTIMIZERS: Mapping[str, Callable[..., optim.Optimizer]] = {
 }
 
 
-def build(model: nn.Module, choice: FlatChoice, decay_on: Literal["weights", "all"]) -> optim.Optimizer:
-    """The optimizer of a spec over the parameters of a model; OptionInvalid for an unknown name or option."""
+def build(
+    model: nn.Module, choice: FlatChoice, decay_on: Literal["weights", "all"], *, lr_factor: float = 1.0
+) -> optim.Optimizer:
+    """The optimizer of a spec over the parameters of a model; OptionInvalid for an unknown name or option.
+
+    `lr_factor` multiplies the learning rate.
+    """
     if choice.name not in OPTIMIZERS:
         raise OptionInvalid(unknown_name("optimizer", choice.name, list(OPTIMIZERS)))
     make = OPTIMIZERS[choice.name]
     options = check_options(make, choice.options, where=f"optimizer {choice.name}")
-    return make(parameter_groups(model, decay_on), **options)
+    return make(parameter_groups(model, decay_on), **{**options, "lr": options["lr"] * lr_factor})
 
 
 def parameter_groups(model: nn.Module, decay_on: Literal["weights", "all"]) -> Groups:

@@ -1,6 +1,7 @@
 """Run a spec: `for event in run(spec, folder): ...`. Run again on the same folder, it goes on where it stopped."""
 
 import math
+import os
 import platform
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import acmix
@@ -32,9 +34,15 @@ from acmix.pulse import Pulse
 from acmix.spec import Choice, JobSpec
 from acmix.tasks._contract import Task
 from acmix.training import checkpoint, data, loop, optimizer, schedule
+from acmix.training.data import Division
+from acmix.training.launch import is_rank, launched
 from acmix.training.loop import Run, Stopped
 from acmix.training.mixing import mixing_of
+from acmix.training.ranks import ALONE, Ranks, joined, local_rank
 from acmix.training.state import State, seed_everything
+
+LOADER_WORKERS = 2  # of a data set that is not in memory
+SHARE = "ACMIX_LOADER_WORKERS"  # how many a process may have where others share the machine
 
 
 def run(
@@ -51,6 +59,9 @@ def run(
     Closing the iterator stops at once and leaves the last checkpoint. Setting `stop` finishes the step,
     saves a checkpoint and ends with a status event "stopped".
 
+    A spec of several GPUs or processes is run by as many further processes, which torchrun starts; in one of those,
+    only the first yields events.
+
     Args:
         data_root: where data sets with files lie.
         weights_file: a safetensors file to start from, such as an id in `backbone.weights` stands for. Read when the
@@ -62,10 +73,18 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     stop = stop or threading.Event()
+    if spec.resources.ranks > 1 and not is_rank():
+        yield from launched(
+            spec, folder, data_root=data_root, weights_file=weights_file, dataset_folder=dataset_folder, stop=stop
+        )
+        return
+    dataset_root = _dataset_root(spec, data_root, dataset_folder)
     try:
-        yield from _run(spec, folder, _dataset_root(spec, data_root, dataset_folder), data_root, weights_file, stop)
-    except Stopped:
-        yield events.status("stopped", "stopped when asked")
+        device = _device(spec)
+        with joined(device) as ranks:
+            _check_ranks(spec, ranks)
+            told = _told(_run(spec, folder, dataset_root, data_root, weights_file, device, ranks, stop))
+            yield from (event for event in told if ranks.is_first)
     except torch.OutOfMemoryError as error:
         hint = "a smaller batch_size, or accumulate_batches to keep its effect"
         said = ". ".join(str(error).split(". ")[:2])  # that it is so, and how much was asked for
@@ -74,6 +93,20 @@ def run(
         if lack := _lack_of_memory(error):
             raise lack from error
         raise
+
+
+def _told(happening: Iterator[Event]) -> Iterator[Event]:
+    """What happens, and a last word where it was stopped."""
+    try:
+        yield from happening
+    except Stopped:
+        yield events.status("stopped", "stopped when asked")
+
+
+def _check_ranks(spec: JobSpec, ranks: Ranks) -> None:
+    asked = spec.resources.ranks
+    if ranks.size != asked:
+        raise OptionInvalid(f"{ranks.size} processes were started, and the spec asks for {asked}; as many would do")
 
 
 def _lack_of_memory(error: MemoryError | RuntimeError) -> OutOfHostMemory | None:
@@ -126,14 +159,15 @@ def _run(
     dataset_root: Path,
     data_root: Path,
     weights_file: Path | None,
+    device: torch.device,
+    ranks: Ranks,
     stop: threading.Event,
 ) -> Iterator[Event]:
-    device = _device(spec)
-    names = [torch.cuda.get_device_name(device)] if device.type == "cuda" else ["cpu"]
-    resume, faults = _newest_whole(folder / "checkpoints")
+    names = ranks.gather(torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu")
+    resume, faults = _newest_whole(folder / "checkpoints", ranks)
     origin = {"epoch": resume.epoch, "step": resume.step} if resume else None
     start = f"resumed from step {resume.step}" if resume else "started"
-    yield events.status("running", start, resumed_from=origin, versions=versions(), devices=names)
+    yield events.status("running", start, resumed_from=origin, versions=versions(), devices=names, ranks=ranks.size)
     for fault in faults:
         yield events.warning(fault.code, f"{fault}; the checkpoint before it is used")
     yield events.progress("preparing")
@@ -141,16 +175,19 @@ def _run(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
     seed_everything(spec.training.seed)
     if spec.kind == "evaluate":
-        yield from _judged(spec, folder, dataset_root, weights_file, device, stop)
+        yield from _judged(spec, folder, dataset_root, weights_file, device, ranks, stop)
         return
-    given = None if resume else weights.of(spec.backbone, weights_file, data_root=data_root)
-    setup, fit = _prepare(spec, folder, dataset_root, given, device, stop)
+    from_file = resume is None and ranks.is_first  # the others have them from the first
+    given = weights.of(spec.backbone, weights_file, data_root=data_root) if from_file else None
+    setup, fit = _prepare(spec, folder, dataset_root, given, device, ranks, stop)
     if fit:
         yield from weights.told(fit, spec.backbone.weights or str(weights_file))
-    if stop.is_set():
+    if ranks.agree(stop.is_set())[0]:
         raise Stopped
     if resume:
-        setup.state.restore(checkpoint.load_weights(resume), checkpoint.load_state(resume))
+        setup.state.restore(
+            checkpoint.load_weights(resume), checkpoint.load_state(resume), rank=ranks.rank, ranks=ranks.size
+        )
         _check_position(setup)
     yield from loop.train(setup)
     yield from _final(setup)
@@ -163,12 +200,13 @@ def _judged(
     dataset_root: Path,
     weights_file: Path | None,
     device: torch.device,
+    ranks: Ranks,
     stop: threading.Event,
 ) -> Iterator[Event]:
     """Evaluate a whole model's weights on the spec's split; CheckpointIncompatible where they are another's."""
     if weights_file is None:
         raise WeightsMissing("an evaluation needs the checkpoint's file", hint="name the file by --weights")
-    setup, _ = _prepare(spec, folder, dataset_root, None, device, stop)
+    setup, _ = _prepare(spec, folder, dataset_root, None, device, ranks, stop)
     _check_classes(weights.about(weights_file).get("classes"), setup.task.classes)
     model = setup.state.judged
     try:
@@ -201,8 +239,17 @@ def _last_evaluation(setup: Run, checkpoint_told: Any) -> Iterator[Event]:
     yield loop.evaluation_event(setup, evaluation, split=split, best=False, final=True, checkpoint=checkpoint_told)
 
 
-def _newest_whole(parent: Path) -> tuple[checkpoint.Saved | None, list[CheckpointIncompatible]]:
-    """The newest checkpoint that is whole, and what was wrong with newer ones."""
+def _newest_whole(parent: Path, ranks: Ranks = ALONE) -> tuple[checkpoint.Saved | None, list[CheckpointIncompatible]]:
+    """The newest checkpoint that is whole, which the first rank looks for, and what was wrong with newer ones."""
+    if not ranks.is_first:
+        name = ranks.first_says(None)
+        return (checkpoint.verified(parent / name) if name else None), []
+    found, faults = _looked_for(parent)
+    ranks.first_says(found.folder.name if found else None)
+    return found, faults
+
+
+def _looked_for(parent: Path) -> tuple[checkpoint.Saved | None, list[CheckpointIncompatible]]:
     faults: list[CheckpointIncompatible] = []
     for folder in checkpoint.listed(parent):
         try:
@@ -215,10 +262,11 @@ def _newest_whole(parent: Path) -> tuple[checkpoint.Saved | None, list[Checkpoin
 
 def _check_position(setup: Run) -> None:
     """Where the epoch is shorter now than where the run stopped in it, it would never end."""
-    if setup.state.batch >= setup.batches_an_epoch:
+    batches = setup.division.batches
+    if setup.state.batch >= batches:
         raise CheckpointIncompatible(
             f"the checkpoint is at batch {setup.state.batch} of an epoch, and the spec now has "
-            f"{setup.batches_an_epoch}; the spec that it was made with would do"
+            f"{batches}; the spec that it was made with would do"
         )
 
 
@@ -230,9 +278,12 @@ def _device(spec: JobSpec) -> torch.device:
         raise OptionInvalid(
             f"resources.gpus={gpus}, and this machine has none", hint='"auto" uses one where there is one'
         )
-    if gpus not in ("auto", 1):
-        raise OptionInvalid(f"resources.gpus={gpus}: a job trains on one GPU at most")
-    return torch.device("cuda", 0)
+    has = torch.cuda.device_count()
+    if gpus != "auto" and gpus > has:
+        raise OptionInvalid(f"resources.gpus={gpus}, and this machine has {has}; {has} would do")
+    device = torch.device("cuda", local_rank())
+    torch.cuda.set_device(device)
+    return device
 
 
 def _prepare(
@@ -241,33 +292,43 @@ def _prepare(
     dataset_root: Path,
     given: Mapping[str, torch.Tensor] | None,
     device: torch.device,
+    ranks: Ranks,
     stop: threading.Event,
 ) -> tuple[Run, weights.Fit | None]:
-    """Data, model, optimizer and all else the loop needs, from the spec; and what of `given` fits."""
+    """Data, model, optimizer and all else the loop needs, from the spec; and what of `given` fits.
+
+    Afterwards the ranks draw from generators of their own: the first as if it were alone.
+    """
     training, pinned = spec.training, device.type == "cuda"
     dataset = _made("datasets", spec.dataset, dataset_root)
     task = task_of(spec, dataset.classes)
     training_transform, evaluation_transform = task.transforms(dataset, training.augment)
     model, fit = _model(spec, task, dataset.image_px, given)
-    model.to(device)
+    model = _placed(model, spec, device, ranks)
     train_split = dataset.split("train")
-    batches = data.batches_an_epoch(len(train_split), training.batch_size, training.limit_train_batches)
+    division = Division(len(train_split), training.batch_size, ranks.size, training.limit_train_batches)
+    _check_division(division)
     train_on = partial(
         data.training_batches,
         train_split,
         training_transform,
-        batch_size=training.batch_size,
+        division,
         seed=training.seed,
-        limit_batches=training.limit_train_batches,
+        rank=ranks.rank,
         loader_workers=_loader_workers(spec, dataset),
         pin_memory=pinned,
         mixing=mixing_of(training, task),
     )
+    state = _state(spec, model, math.ceil(division.batches / training.accumulate_batches), device)
+    if not ranks.is_first:
+        seed_everything(ranks.seed(training.seed))
     setup = Run(
         spec=spec,
         folder=folder,
         task=task,
-        state=_state(spec, model, math.ceil(batches / training.accumulate_batches), device),
+        state=state,
+        trained=_shared(model, ranks),
+        ranks=ranks,
         layers=mixers.layers_of(trunk_of(model)),
         device=device,
         images=ImageFacts(dataset.image_px, dataset.mean, dataset.std, dataset.in_memory),
@@ -276,16 +337,48 @@ def _prepare(
             dataset.split(split),
             evaluation_transform,
             batch_size=training.batch_size,
+            rank=ranks.rank,
+            ranks=ranks.size,
             loader_workers=_loader_workers(spec, dataset),
             pin_memory=pinned,
         ),
         source=lambda split, index: dataset.split(split).source(index),
-        batches_an_epoch=batches,
+        division=division,
         metric=_metric(spec, task),
         stop_requested=stop.is_set,
         pulse=Pulse(folder),
     )
     return setup, fit
+
+
+def _placed(model: torch.nn.Module, spec: JobSpec, device: torch.device, ranks: Ranks) -> torch.nn.Module:
+    """The model on the device in the spec's precision, and in every rank that of the first."""
+    training = spec.training
+    if training.sync_batch_norm:
+        if device.type != "cuda":
+            raise OptionInvalid("sync_batch_norm=true needs GPUs, and the run is on the CPU; false would do")
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # as torch has it
+    model = model.to(device, torch.float64 if training.precision == "float64" else None)
+    ranks.copy_from_first([*model.parameters(), *model.buffers()])
+    return model
+
+
+def _check_division(division: Division) -> None:
+    if division.size_of(division.batches - 1) < division.ranks:
+        raise OptionInvalid(
+            f"{division.samples} samples cannot be shared out among {division.ranks} processes; fewer would do"
+        )
+
+
+def _shared(model: torch.nn.Module, ranks: Ranks) -> torch.nn.Module:
+    """The model as a step calls it: its gradients become the mean of all ranks'.
+
+    With parameters allowed to be unused, the buckets of the reduction stay as they are: else they would be made anew
+    after the first step, and a run that resumes would sum in another order than one that goes on.
+    """
+    if ranks.size == 1:
+        return model
+    return DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True)
 
 
 def _model(
@@ -316,7 +409,8 @@ def _made(folder: registry.Folder, choice: Choice, *given: Any) -> Any:
 def _state(spec: JobSpec, model: torch.nn.Module, steps_an_epoch: int, device: torch.device) -> State:
     """Everything as it is before the first step."""
     training = spec.training
-    descent = optimizer.build(model, training.optimizer, training.weight_decay_on)
+    lr_factor = spec.resources.ranks if training.lr_rule == "linear" else 1
+    descent = optimizer.build(model, training.optimizer, training.weight_decay_on, lr_factor=lr_factor)
     return State(
         model=model,
         optimizer=descent,
@@ -328,7 +422,7 @@ def _state(spec: JobSpec, model: torch.nn.Module, steps_an_epoch: int, device: t
 
 def _loader_workers(spec: JobSpec, dataset: Any) -> int:
     if spec.training.loader_workers == "auto":
-        return 0 if dataset.in_memory else 2
+        return 0 if dataset.in_memory else min(LOADER_WORKERS, int(os.environ.get(SHARE, LOADER_WORKERS)))
     return spec.training.loader_workers
 
 
@@ -350,8 +444,10 @@ def _metric(spec: JobSpec, task: Task) -> str:
 
 def _final(setup: Run) -> Iterator[Event]:
     """Evaluate the best checkpoint on test."""
-    state = setup.state
-    chosen, fault = _best_whole(setup)
+    state, ranks = setup.state, setup.ranks
+    chosen, fault = _best_whole(setup) if ranks.is_first else (None, None)
+    name = ranks.first_says(chosen.folder.name if chosen else None)
+    chosen = chosen or checkpoint.verified(setup.checkpoints / name)
     if fault:
         yield events.warning(fault.code, f"{fault}; step {chosen.step} is tested in its place")
     state.judged.load_state_dict(checkpoint.load_weights(chosen))

@@ -1,6 +1,7 @@
 """All that a run must remember to go on exactly where it stopped."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +40,12 @@ class State:
         """What a checkpoint's model file holds."""
         return self.judged.state_dict()
 
-    def tree(self) -> dict[str, Any]:
-        """Everything else, for `checkpoint.save`. The raw weights are in it only where an average is judged."""
+    def tree(self, random_of_others: Sequence[Any] = ()) -> dict[str, Any]:
+        """Everything else, for `checkpoint.save`. The raw weights are in it only where an average is judged.
+
+        Args:
+            random_of_others: the `random_state` of every rank but the first, which this one is.
+        """
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": {"last_epoch": self.schedule.last_epoch},
@@ -51,14 +56,21 @@ class State:
             "metrics": self.metrics,
             "best": self.best,
             "random": random_state(),
+            **({"random_of_others": list(random_of_others)} if random_of_others else {}),
         }
 
-    def restore(self, weights: dict[str, Tensor], tree: dict[str, Any]) -> None:
-        """Become what `weights` and `tree` say; the random generators last.
+    def restore(self, weights: dict[str, Tensor], tree: dict[str, Any], rank: int = 0, ranks: int = 1) -> None:
+        """Become what `weights` and `tree` say; the random generators last, which are those of this rank.
 
         Raises:
-            CheckpointIncompatible: the checkpoint belongs to another model.
+            CheckpointIncompatible: the checkpoint belongs to another model, or to another number of ranks.
         """
+        generators = [tree["random"], *tree.get("random_of_others", ())]
+        if len(generators) != ranks:
+            raise CheckpointIncompatible(
+                f"the checkpoint was made by {len(generators)} processes that trained together, and the spec now has "
+                f"{ranks}; as many as then would do"
+            )
         try:
             self.judged.load_state_dict(weights)
             if self.average is not None:
@@ -72,7 +84,7 @@ class State:
         position = tree["position"]
         self.epoch, self.batch, self.step = position["epoch"], position["batch"], position["step"]
         self.evaluated, self.metrics, self.best = position["evaluated"], tree["metrics"], tree["best"]
-        set_random_state(tree["random"])
+        set_random_state(generators[rank])
 
     def _restore_schedule(self, last_epoch: int) -> None:
         """A schedule is a closed form of its step count; the optimizer's groups already hold their learning rates."""
@@ -89,15 +101,22 @@ def seed_everything(seed: int) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every random generator, as a tree for `checkpoint.save`."""
+    """The state of every random generator of this process, as a tree for `checkpoint.save`."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
         "python": [version, list(words), gauss],
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
     }
+
+
+def as_json(random: dict[str, Any]) -> dict[str, Any]:
+    """A `random_state` as JSON values, which `set_random_state` takes as well."""
+    name, keys, *rest = random["numpy"]
+    cuda = [each.tolist() for each in random["cuda"]]
+    return {**random, "torch": random["torch"].tolist(), "cuda": cuda, "numpy": [name, keys.tolist(), *rest]}
 
 
 def set_random_state(tree: dict[str, Any]) -> None:
@@ -105,7 +124,7 @@ def set_random_state(tree: dict[str, Any]) -> None:
     version, words, gauss = tree["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = tree["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    np.random.set_state((name, np.asarray(keys).astype(np.uint32), position, has_gauss, cached))
     if tree["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(tree["cuda"][: torch.cuda.device_count()])
-    torch.set_rng_state(tree["torch"])
+        torch.cuda.set_rng_state(torch.as_tensor(tree["cuda"][0], dtype=torch.uint8))
+    torch.set_rng_state(torch.as_tensor(tree["torch"], dtype=torch.uint8))

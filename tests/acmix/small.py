@@ -1,16 +1,18 @@
 """A run that takes a second: a narrow ResNet of four swapped blocks on a few batches of digits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from acmix import spec
 from acmix.datasets import digits
 from acmix.events import Event
 from acmix.spec import JobSpec
+from acmix.tasks._contract import Batch, Evaluation, Task
 from acmix.training.run import run
 
 
@@ -31,6 +33,15 @@ def small_spec(
             "checkpoints": checkpoints or {},
         }
     )
+
+
+def evaluated(task: Task, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+    """What a task makes of all these batches."""
+    tally, first = task.tally(), 0
+    for batch in batches:
+        tally.add(model, batch, first)
+        first += len(batch[0])
+    return tally.evaluation()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from torch import nn
 
 from acmix.tasks._contract import is_better
 from acmix.tasks.classification import Classification
+from tests.acmix.small import evaluated
 
 
 def _batches(seed: int = 0, classes: int = 7, sizes: tuple[int, ...] = (5, 5, 3)) -> list:
@@ -18,7 +19,7 @@ def _batches(seed: int = 0, classes: int = 7, sizes: tuple[int, ...] = (5, 5, 3)
 
 def test_metrics_equal_a_slow_count_to_the_last_sample() -> None:
     task = Classification([f"c{i}" for i in range(7)], 0.1)
-    found = task.evaluate(nn.Identity(), _batches())
+    found = evaluated(task, nn.Identity(), _batches())
     logits = torch.cat([images for images, _ in _batches()]).tolist()
     labels = torch.cat([labels for _, labels in _batches()]).tolist()
     hits = top5 = 0
@@ -43,7 +44,7 @@ def test_metrics_equal_a_slow_count_to_the_last_sample() -> None:
 
 def test_the_evaluated_loss_knows_no_label_smoothing() -> None:
     smooth, plain = (
-        Classification(["a"] * 7, smoothing).evaluate(nn.Identity(), _batches()) for smoothing in (0.5, 0.0)
+        evaluated(Classification(["a"] * 7, smoothing), nn.Identity(), _batches()) for smoothing in (0.5, 0.0)
     )
     assert smooth.metrics == plain.metrics
     trained = [Classification(["a"] * 7, smoothing).step(nn.Identity(), _batches()[0])[0] for smoothing in (0.5, 0.0)]
@@ -63,7 +64,7 @@ def test_labels_may_be_shares_of_classes() -> None:
 
 
 def test_two_classes_have_a_top5_of_one() -> None:
-    assert Classification(["a", "b"], 0).evaluate(nn.Identity(), _batches(classes=2)).metrics["top5_accuracy"] == 1
+    assert evaluated(Classification(["a", "b"], 0), nn.Identity(), _batches(classes=2)).metrics["top5_accuracy"] == 1
 
 
 def test_of_equals_the_later_is_better_and_losses_fall() -> None:

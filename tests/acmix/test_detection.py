@@ -18,6 +18,7 @@ from acmix.model import build
 from acmix.spec import FlatChoice
 from acmix.tasks._coco import CocoScore
 from acmix.tasks.detection import Detection
+from tests.acmix.small import evaluated
 from tests.acmix.small_scenes import HEADS, detector, scene_batch
 
 CLASSES = ("circle", "square", "star")
@@ -111,7 +112,7 @@ def test_the_figures_are_those_of_pycocotools(seed: int):
         images.append((_detections(random, truth, side), truth))
     score = CocoScore(CLASSES, masks=True)
     for told, truth in images:
-        score.add(told, truth)
+        score.add(len(score.images), told, truth)
     evaluation = score.evaluation()
     for ours, kind in (("box", "bbox"), ("mask", "segm")):
         judged = _plain(images, kind)
@@ -127,7 +128,7 @@ def test_the_figures_are_those_of_pycocotools(seed: int):
 def test_sizes_and_classes_that_are_not_there_have_no_figure():
     truth = _objects(np.random.RandomState(0), 1, 40) | {"crowd": torch.tensor([False]), "labels": torch.tensor([1])}
     score = CocoScore(CLASSES, masks=False)
-    score.add({**truth, "scores": torch.ones(1)}, truth)
+    score.add(0, {**truth, "scores": torch.ones(1)}, truth)
     evaluation = score.evaluation()
     assert evaluation.metrics["box_ap"] == 1
     assert "box_ap_large" not in evaluation.metrics
@@ -138,7 +139,7 @@ def test_nothing_found_is_a_precision_of_0():
     truth = _objects(np.random.RandomState(0), 2, 40) | {"crowd": torch.zeros(2, dtype=torch.bool)}
     nothing = {name: each[:0] for name, each in truth.items()} | {"scores": torch.zeros(0)}
     score = CocoScore(CLASSES, masks=True)
-    score.add(nothing, truth)
+    score.add(0, nothing, truth)
     assert score.evaluation().metrics["mask_ap"] == 0
 
 
@@ -172,7 +173,7 @@ def test_what_is_found_lies_in_the_pixels_of_the_image(head: str):
         if task.has_masks:
             assert each["masks"].shape[1:] == (1, height, width)
             assert target["masks"].shape[1:] == (height, width)
-    assert task.evaluate(model, [(images, targets)]).samples == 2
+    assert evaluated(task, model, [(images, targets)]).samples == 2
 
 
 def test_a_crowd_is_not_trained_on():

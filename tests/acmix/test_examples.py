@@ -9,6 +9,7 @@ from acmix.tasks._examples import MOST_EXAMPLES, Examples
 from acmix.tasks.classification import Classification
 from acmix.tasks.detection import Detection
 from acmix.tasks.segmentation import Segmentation
+from tests.acmix.small import evaluated
 
 CLASSES = ("cat", "dog")
 
@@ -38,7 +39,7 @@ def test_wrong_labels_are_told_with_what_was_named():
     sure, unsure, right = [0.0, 5.0], [0.0, 1.0], [3.0, 0.0]
     batches = [(torch.zeros(2, 3, 1, 1), torch.tensor([0, 0])), (torch.zeros(1, 3, 1, 1), torch.tensor([0]))]
     model = Told(torch.tensor([unsure, right]), torch.tensor([sure]))
-    found = Classification(CLASSES, 0.0).evaluate(model, batches).examples
+    found = evaluated(Classification(CLASSES, 0.0), model, batches).examples
     assert [each["index"] for each in found] == [2, 0]
     assert found[0]["confidence"] == pytest.approx(1 / (1 + 2.718281828**-5), abs=1e-6)
     assert (found[0]["named"], found[0]["true"]) == ("dog", "cat")
@@ -57,7 +58,7 @@ def test_boxes_that_meet_no_object_of_their_class_are_told():
     empty = {name: each[:0] for name, each in target.items()}
     model = Told([found], [nothing])
     batches = [([torch.zeros(3, 32, 32)], [target]), ([torch.zeros(3, 32, 32)], [empty])]
-    told = Detection(CLASSES, 0.0).evaluate(model, batches).examples
+    told = evaluated(Detection(CLASSES, 0.0), model, batches).examples
     assert [(each["index"], each["named"], round(each["confidence"], 3)) for each in told] == [
         (0, "dog", 0.8),
         (0, "cat", 0.7),
@@ -73,7 +74,7 @@ def test_images_are_told_by_the_confidence_of_their_wrong_pixels():
     logits[1, 1] = 4.0  # says dog, surer
     labels = torch.tensor([[[0, 0, 0, 1]], [[0, 1, 1, IGNORED]]], dtype=torch.uint8)
     model = Told([logits])
-    told = Segmentation(CLASSES, 0.0).evaluate(model, [(torch.zeros(2, 3, 1, 4), labels)]).examples
+    told = evaluated(Segmentation(CLASSES, 0.0), model, [(torch.zeros(2, 3, 1, 4), labels)]).examples
     assert [each["index"] for each in told] == [1, 0]
     assert [each["wrong_share"] for each in told] == [0.25, 0.75]
     assert told[0]["confidence"] == pytest.approx(1 / (1 + 2.718281828**-4), abs=1e-6)

@@ -15,6 +15,7 @@ from acmix.model import build
 from acmix.tasks.segmentation import Segmentation, slid
 from acmix.training.dense_augment import ImageAlone, scale_crop
 from acmix.training.scenes import SegmentationTransform
+from tests.acmix.small import evaluated
 from tests.acmix.small_scenes import RESNET
 
 CLASSES = ("ground", "road", "sky", "never")
@@ -63,7 +64,7 @@ def test_the_figures_are_a_plain_count_of_pixels(sides: list[tuple[int, int]]):
     model, task = Pointwise().eval(), Segmentation(CLASSES, 0.1)
     images, labels = _random_batches(sides)
     with torch.no_grad():
-        evaluation = task.evaluate(model, [(images, labels)])
+        evaluation = evaluated(task, model, [(images, labels)])
         logits = [model(image[None])[0][0] for image in images]
     hits, true, named, right, counted, losses = np.zeros(4), np.zeros(4), np.zeros(4), 0, 0, 0.0
     for logits_OHW, labels_HW in zip(logits, labels, strict=True):
@@ -102,7 +103,7 @@ def test_sliding_covers_every_pixel_with_windows_of_the_training_crop():
     model.eval()
     images, labels = _batch(1, image_px=100)
     with torch.no_grad():
-        assert task.evaluate(model, [(images, labels)]).samples == 1
+        assert evaluated(task, model, [(images, labels)]).samples == 1
     assert set(seen) == {(64, 64)}
     assert len(seen) == 4
 
