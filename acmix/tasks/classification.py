@@ -54,7 +54,7 @@ class Classification:
         logits_BC = floating(model(images))
         loss = F.cross_entropy(logits_BC, labels, label_smoothing=self.smoothing)
         labels_B = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        accuracy = (logits_BC.detach().argmax(dim=1) == labels_B).float().mean()
+        accuracy = (logits_BC.detach().argmax(dim=1) == labels_B).to(logits_BC.dtype).mean()
         return loss, {"loss": loss.detach(), "accuracy": accuracy}
 
     def made_up(self, images: int, image_px: int, *, mixed: bool) -> Batch:

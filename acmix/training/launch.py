@@ -126,8 +126,12 @@ def _is_echo(error: Exception) -> bool:
 
 def _environment(ranks: int) -> dict[str, str]:
     """A fair share of the cores for each; they are all on this machine, whatever its other interfaces."""
-    threads = max(1, (os.cpu_count() or 1) // ranks)
-    defaults = {"OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
+    defaults = {
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)),
+        "GLOO_SOCKET_IFNAME": LOOPBACK,
+        "NCCL_SOCKET_IFNAME": LOOPBACK,
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # it would warn every run that no parameter went unused
+    }
     return {**defaults, **os.environ}
 
 

@@ -3,13 +3,15 @@
 import multiprocessing
 import os
 import random
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from acmix.datasets._split import TensorSplit
@@ -18,7 +20,7 @@ from acmix.datasets.image_folder import ImageFolder
 from acmix.errors import DatasetCorrupt
 from acmix.spec import FlatChoice
 from acmix.training.augment import ImageTransform, evaluation_transform, training_transform
-from acmix.training.data import batches_an_epoch, evaluation_batches, training_batches
+from acmix.training.data import Division, evaluation_batches, training_batches
 from acmix.training.mixing import Mixing
 
 PLAIN = ImageTransform((), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -50,8 +52,9 @@ def _numbered(samples: int) -> TensorSplit:
 
 def _training(dataset, *, augment: str = "default", **options) -> list[tuple[torch.Tensor, torch.Tensor]]:
     transform = training_transform(dataset, FlatChoice(name=augment))
-    arguments = {"batch_size": 8, "seed": 3, "epoch": 1, "limit_batches": 6, **options}
-    return list(training_batches(dataset.split("train"), transform, **arguments))
+    split, batch_size = dataset.split("train"), options.pop("batch_size", 8)
+    division = Division(len(split), batch_size, limit_batches=6)
+    return list(training_batches(split, transform, division, **{"seed": 3, "epoch": 1, **options}))
 
 
 def _equal(some, others) -> bool:
@@ -121,8 +124,8 @@ def test_what_was_done_before_is_not_loaded_again(tmp_path, photos):
             read.append(index)
             return torch.zeros(3, 4, 4, dtype=torch.uint8), index
 
-    arguments = {"batch_size": 10, "seed": 0, "epoch": 0}
-    left = [labels.tolist() for _, labels in training_batches(Watched(), PLAIN, start_batch=3, **arguments)]
+    batches = training_batches(Watched(), PLAIN, Division(40, 10), start_batch=3, seed=0, epoch=0)
+    left = [labels.tolist() for _, labels in batches]
     assert [read] == left
     assert len(read) == 10
 
@@ -130,13 +133,11 @@ def test_what_was_done_before_is_not_loaded_again(tmp_path, photos):
 def test_epochs_and_seeds_differ_in_order_and_in_augmentation(photos):
     def order_and_first_image(**options):
         split = _numbered(50)
-        labels = [
-            label for _, batch in training_batches(split, PLAIN, batch_size=8, **options) for label in batch.tolist()
-        ]
+        batches = training_batches(split, PLAIN, Division(50, 8), **options)
+        labels = [label for _, batch in batches for label in batch.tolist()]
         assert sorted(labels) == list(range(50))
-        batches = training_batches(
-            photos.split("train"), training_transform(photos, FlatChoice(name="default")), batch_size=50, **options
-        )
+        transform = training_transform(photos, FlatChoice(name="default"))
+        batches = training_batches(photos.split("train"), transform, Division(50, 50), **options)
         images_B3HW, _ = next(iter(batches))
         return tuple(labels), images_B3HW[labels.index(0)].numpy().tobytes()
 
@@ -152,9 +153,9 @@ def test_the_random_state_of_the_caller_is_neither_used_nor_changed(photos, load
         return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
 
     transform = training_transform(photos, FlatChoice(name="randaugment"))
-    arguments = {"batch_size": 8, "seed": 0, "epoch": 0, "loader_workers": loader_workers}
+    arguments = {"seed": 0, "epoch": 0, "loader_workers": loader_workers}
     first, before = [], state()
-    for batch in training_batches(photos.split("train"), transform, **arguments):
+    for batch in training_batches(photos.split("train"), transform, Division(50, 8), **arguments):
         first.append(batch)
         assert state() == before
     list(evaluation_batches(photos.split("val"), transform, batch_size=4, loader_workers=loader_workers))
@@ -162,7 +163,7 @@ def test_the_random_state_of_the_caller_is_neither_used_nor_changed(photos, load
     torch.manual_seed(99)
     np.random.seed(99)
     random.seed(99)
-    assert _equal(first, list(training_batches(photos.split("train"), transform, **arguments)))
+    assert _equal(first, list(training_batches(photos.split("train"), transform, Division(50, 8), **arguments)))
 
 
 def test_batches_are_float_images_and_integer_labels(digits):
@@ -185,20 +186,60 @@ def test_batches_are_float_images_and_integer_labels(digits):
     ],
 )
 def test_a_last_batch_of_one_sample_is_dropped_where_there_are_others(samples, batch_size, limit, sizes):
-    batches = training_batches(_numbered(samples), PLAIN, batch_size=batch_size, seed=0, epoch=0, limit_batches=limit)
+    division = Division(samples, batch_size, limit_batches=limit)
+    batches = training_batches(_numbered(samples), PLAIN, division, seed=0, epoch=0)
     assert [len(labels) for _, labels in batches] == sizes
-    assert batches_an_epoch(samples, batch_size, limit) == len(sizes)
+    assert [division.size_of(batch) for batch in range(division.batches)] == sizes
+
+
+@given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 5))
+def test_ranks_share_out_the_batches_of_one_with_as_large_a_batch(samples, batch_size, ranks):
+    together, alone = Division(samples, batch_size, ranks), Division(samples, batch_size * ranks)
+    assert alone.batches - 1 <= together.batches <= alone.batches
+    for batch in range(together.batches):
+        spans = [together.span_of(batch, rank) for rank in range(ranks)]
+        sizes = [end - start for start, end in spans]
+        assert [start for start, _ in spans[1:]] == [end for _, end in spans[:-1]]
+        assert (spans[0][0], spans[-1][1]) == alone.span_of(batch, 0)
+        assert max(sizes) - min(sizes) <= 1
+        assert sum(sizes) == together.size_of(batch)
+        if together.batches > 1:
+            assert min(sizes) >= min(2, batch_size)
+
+
+def test_every_rank_loads_its_share_of_the_order_of_all(photos):
+    transform = training_transform(photos, FlatChoice(name="default"))
+    split, arguments = photos.split("train"), {"seed": 3, "epoch": 1, "start_batch": 1}
+    alone = list(training_batches(split, transform, Division(50, 24), **arguments))
+    shares = [list(training_batches(split, transform, Division(50, 8, 3), rank=rank, **arguments)) for rank in range(3)]
+    together = [tuple(map(torch.cat, zip(*of_a_batch, strict=True))) for of_a_batch in zip(*shares, strict=True)]
+    assert _equal(alone[: len(together)], together)
+    assert len(together) == 1  # of the 2 that are left none has enough for three
 
 
 @pytest.mark.parametrize("loader_workers", [0, 2])
 def test_evaluation_takes_every_sample_in_order(loader_workers):
     batches = list(evaluation_batches(_numbered(9), PLAIN, batch_size=4, loader_workers=loader_workers))
-    assert [labels.tolist() for _, labels in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    told = [(first, labels.tolist()) for first, (_, labels) in batches]
+    assert told == [(0, [0, 1, 2, 3]), (4, [4, 5, 6, 7]), (8, [8])]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_ranks_take_the_batches_of_an_evaluation_in_turn(ranks):
+    batches = [
+        [
+            (first, labels.tolist())
+            for first, (_, labels) in evaluation_batches(_numbered(9), PLAIN, batch_size=4, rank=rank, ranks=ranks)
+        ]
+        for rank in range(ranks)
+    ]
+    assert sorted(chain(*batches)) == [(0, [0, 1, 2, 3]), (4, [4, 5, 6, 7]), (8, [8])]
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
 
 
 def test_evaluation_changes_nothing(digits):
     split = digits.split("val")
-    images_B3HW, _ = next(iter(evaluation_batches(split, evaluation_transform(digits), batch_size=180)))
+    _, (images_B3HW, _) = next(iter(evaluation_batches(split, evaluation_transform(digits), batch_size=180)))
     expected = torch.stack([evaluation_transform(digits)(split[index][0]) for index in range(180)])
     assert torch.equal(images_B3HW, expected)
 
@@ -224,7 +265,7 @@ def test_an_unreadable_image_is_named_as_the_data_set_named_it(tmp_path, loader_
 
 def test_loader_workers_end_with_the_iterator_also_when_it_is_closed_early(photos):
     transform = training_transform(photos, FlatChoice(name="default"))
-    batches = training_batches(photos.split("train"), transform, batch_size=4, seed=0, epoch=0, loader_workers=2)
+    batches = training_batches(photos.split("train"), transform, Division(50, 4), seed=0, epoch=0, loader_workers=2)
     next(batches)
     workers = [psutil.Process(child.pid) for child in multiprocessing.active_children()]
     assert len(workers) == 2
@@ -249,7 +290,8 @@ def test_a_process_that_holds_a_gpu_is_not_forked(monkeypatch):
     split = _Parents(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), torch.arange(4))
 
     def parents() -> set[int]:
-        return {int(labels[0]) for _, labels in evaluation_batches(split, PLAIN, batch_size=2, loader_workers=1)}
+        batches = evaluation_batches(split, PLAIN, batch_size=2, loader_workers=1)
+        return {int(labels[0]) for _, (_, labels) in batches}
 
     assert parents() == {os.getpid()}
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
@@ -258,11 +300,11 @@ def test_a_process_that_holds_a_gpu_is_not_forked(monkeypatch):
 
 def test_pinned_memory_may_be_asked_for_on_a_machine_without_a_gpu():
     batches = list(evaluation_batches(_numbered(4), PLAIN, batch_size=2, pin_memory=True))
-    assert [images.is_pinned() for images, _ in batches] == [torch.cuda.is_available()] * 2
+    assert [images.is_pinned() for _, (images, _) in batches] == [torch.cuda.is_available()] * 2
 
 
 def test_closing_before_the_first_batch_starts_no_workers(photos):
-    batches = training_batches(photos.split("train"), PLAIN, batch_size=4, seed=0, epoch=0, loader_workers=2)
+    batches = training_batches(photos.split("train"), PLAIN, Division(50, 4), seed=0, epoch=0, loader_workers=2)
     assert list(islice(batches, 0)) == []
     batches.close()
     assert multiprocessing.active_children() == []

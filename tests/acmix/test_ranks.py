@@ -1,0 +1,204 @@
+"""Processes that train together: as one with a larger batch, to the same evaluation, and gone on after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from acmix import spec
+from acmix.errors import CheckpointIncompatible, OptionInvalid
+from acmix.events import Event
+from acmix.spec import JobSpec
+from acmix.training import checkpoint
+from acmix.training.launch import RankDied, RankFailed
+from acmix.training.run import run
+from tests.acmix.small import of_type, points, run_all, small_spec
+from tests.service.work import until
+
+SWIN = {"name": "swin", "options": {"embed_dim": 8, "depths": [2, 1], "heads": [1, 2], "window": 4, "patch_px": 2}}
+TWO = {"processes": 2}
+
+
+def job(*, resources: dict[str, Any] | None = None, **parts: Any) -> JobSpec:
+    return spec.parse({"dataset": {"name": "digits"}, "resources": resources or {}, **parts})
+
+
+def swin(batch_size: int, processes: int, *, drop_path: float = 0.0, **training: Any) -> JobSpec:
+    """On digits of 16 px, in float64, with nothing by chance unless a path is dropped."""
+    return job(
+        backbone={"name": "swin", "options": {**SWIN["options"], "drop_path": drop_path}},
+        swaps=[{"layers": "*"}],
+        dataset={"name": "digits", "options": {"image_px": 16}},
+        training={"batch_size": batch_size, "epochs": 1, "precision": "float64", **training},
+        resources={"processes": processes},
+    )
+
+
+def until_step(happening: Iterator[Event], step: int) -> list[Event]:
+    """What happens until that optimizer step is told of."""
+    told = []
+    for event in happening:
+        told.append(event)
+        if event.type == "progress" and event.data.get("step", 0) >= step:
+            return told
+    raise AssertionError(f"it ended before step {step}")
+
+
+@pytest.mark.parametrize("accumulate_batches", [1, 3])
+def test_two_ranks_train_as_one_with_twice_the_batch(tmp_path: Path, accumulate_batches: int) -> None:
+    """1,257 samples are 19 batches of 64 and one of 41, which two ranks share as 21 and 20."""
+    training = {"optimizer": {"name": "adamw", "lr": 2e-3}, "accumulate_batches": accumulate_batches}
+    alone, together = (
+        run_all(swin(batch_size, processes, **training), tmp_path / str(processes))
+        for batch_size, processes in ((64, 1), (32, 2))
+    )
+    mine, theirs = points(alone), points(together)
+    assert mine.keys() == theirs.keys()
+    assert len([name for name, _ in mine if name == "train/loss"]) == -(-20 // accumulate_batches)
+    for name, value in mine.items():
+        assert theirs[name] == pytest.approx(value, rel=0, abs=1e-9), name
+    for one, other in zip(of_type(alone, "trace"), of_type(together, "trace"), strict=True):
+        for figure in ("alpha", "beta", "attention_rms", "convolution_rms"):
+            assert other.data[figure] == pytest.approx(one.data[figure], rel=1e-5), (one.message, figure)
+    assert together[0].data["ranks"] == 2
+    assert together[0].data["devices"] == ["cpu", "cpu"]
+
+
+@pytest.mark.parametrize("batch_size", [7, 359])
+def test_an_evaluation_by_two_ranks_is_that_by_one_to_the_last_sample(tmp_path: Path, batch_size: int) -> None:
+    """360 samples are 51 batches of 7 and one of 3; or one of 359, and one of 1 for the second rank."""
+    trained = small_spec(epochs=1)
+    run_all(trained, tmp_path / "trained")
+    weights = checkpoint.path_of(tmp_path / "trained" / "checkpoints", 4) / checkpoint.MODEL
+    judged = []
+    for processes in (1, 2):
+        asked = trained.model_copy(
+            update={
+                "kind": "evaluate",
+                "training": trained.training.model_copy(update={"batch_size": batch_size}),
+                "resources": trained.resources.model_copy(update={"processes": processes}),
+            }
+        )
+        told = list(run(asked, tmp_path / str(processes), weights_file=weights))
+        judged += [event.data for event in of_type(told, "evaluation")]
+    assert judged[0] == judged[1]
+    assert judged[0]["samples"] == 360
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        swin(16, 2, drop_path=0.3, ema={"decay": 0.9}, limit_train_batches=9, augment={"name": "shift"}),
+        small_spec(epochs=1, limit_train_batches=9, accumulate_batches=2).model_copy(
+            update={"resources": spec.parse_as(spec.Resources, TWO)}
+        ),
+    ],
+    ids=["swin, paths dropped, averaged", "resnet, batch norm, accumulated"],
+)
+def test_a_rank_killed_in_mid_epoch_ends_the_run_which_goes_on_to_the_last_bit(tmp_path: Path, asked: JobSpec) -> None:
+    """Every step is saved, so that it goes on in mid-epoch from wherever it was."""
+    saved = spec.parse_as(spec.Checkpoints, {"every_seconds": 1e-6, "keep_latest": 2})
+    asked = asked.model_copy(update={"checkpoints": saved})
+    run_all(asked, tmp_path / "unbroken")
+    broken = tmp_path / "broken"
+    happening = run(asked, broken)
+    until_step(happening, 3)
+    os.kill(int((broken / "ranks" / "1.pid").read_text()), signal.SIGKILL)
+    with pytest.raises(RankDied, match=r"rank 1 of 2 was ended by SIGKILL") as died:
+        list(happening)
+    assert (died.value.rank, died.value.signal) == (1, signal.SIGKILL)
+    told = run_all(asked, broken)
+    assert 2 <= told[0].data["resumed_from"]["step"] < 9
+    assert told[-1].data["status"] == "succeeded"
+    for one in checkpoint.listed(tmp_path / "unbroken" / "checkpoints"):
+        for name in (checkpoint.MODEL, checkpoint.STATE, checkpoint.RECORD):
+            assert (one / name).read_bytes() == (broken / "checkpoints" / one.name / name).read_bytes(), name
+
+
+def test_ranks_asked_to_stop_do_so_after_the_same_step_and_go_on_from_there(tmp_path: Path) -> None:
+    asked, stop = swin(32, 2, epochs=50), threading.Event()
+    happening = run(asked, tmp_path, stop=stop)
+    until_step(happening, 1)
+    stop.set()
+    last = list(happening)[-1]
+    assert last.data["status"] == "stopped"
+    (saved,) = [checkpoint.verified(each) for each in checkpoint.listed(tmp_path / "checkpoints")][:1]
+    assert saved.kind == "stop"
+    happening = run(asked, tmp_path)
+    assert next(happening).data["resumed_from"]["step"] == saved.step
+    happening.close()
+
+
+def test_a_run_that_is_closed_leaves_no_process(tmp_path: Path) -> None:
+    happening = run(swin(32, 2, epochs=50), tmp_path)
+    until_step(happening, 1)
+    ranks = [psutil.Process(int((tmp_path / "ranks" / f"{rank}.pid").read_text())) for rank in range(2)]
+    happening.close()
+    until(lambda: not any(rank.is_running() for rank in ranks))
+
+
+def test_another_number_of_ranks_cannot_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+    run_all(small_spec(epochs=1), tmp_path)
+    two = small_spec(epochs=2).model_copy(update={"resources": spec.parse_as(spec.Resources, TWO)})
+    with pytest.raises(RankFailed, match="made by 1 processes that trained together, and the spec now has 2") as failed:
+        run_all(two, tmp_path)
+    assert failed.value.reason().code == CheckpointIncompatible.code
+
+
+def test_what_one_rank_fails_of_is_what_the_run_fails_of(tmp_path: Path) -> None:
+    """Sixteen photos, one of them no image: the rank whose share it is in says so, and the other goes with it."""
+    for number in range(16):
+        for split in ("train", "val", "test"):
+            place = tmp_path / "data" / "photos" / split / "ab"[number % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (number, 0, 0)).save(place / f"{number:02}.png")
+    (tmp_path / "data" / "photos" / "train" / "a" / "04.png").write_bytes(b"no image")
+    asked = small_spec(epochs=1, batch_size=8)
+    raw = {**asked.dump(), "resources": TWO, "dataset": {"name": "image_folder", "options": {"folder": "photos"}}}
+    raw["dataset"]["options"]["image_px"] = 16
+    (tmp_path / "spec.json").write_text(json.dumps(raw))
+    command = [sys.executable, "-m", "acmix", "run", str(tmp_path / "spec.json"), "--folder", str(tmp_path / "run")]
+    answer = subprocess.run(
+        [*command, "--data-root", str(tmp_path / "data")], capture_output=True, text=True, check=False
+    )
+    last = json.loads(answer.stdout.splitlines()[-1])
+    assert answer.returncode == 1
+    assert (last["data"]["status"], last["data"]["reason"]["code"]) == ("failed", "dataset_corrupt")
+    assert last["message"].startswith(f"rank {last['data']['rank']}: ")
+    assert "04.png" in last["message"]
+    assert f"[rank {last['data']['rank']}] " in answer.stderr
+
+
+def test_a_linear_rule_multiplies_the_learning_rate_by_the_ranks(tmp_path: Path) -> None:
+    schedule = {"name": "constant"}
+    told = run_all(
+        swin(16, 2, lr_rule="linear", limit_train_batches=2, schedule=schedule, optimizer={"name": "sgd", "lr": 0.25}),
+        tmp_path,
+    )
+    assert points(told)["train/lr", 1] == 0.5
+
+
+def test_synchronised_batch_norm_is_refused_on_the_cpu(tmp_path: Path) -> None:
+    with pytest.raises(OptionInvalid, match="sync_batch_norm=true needs GPUs"):
+        run_all(small_spec(sync_batch_norm=True), tmp_path)
+
+
+def test_more_gpus_than_the_machine_has_are_refused(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        wanted = torch.cuda.device_count() + 1
+        message = f"this machine has {wanted - 1}"
+    else:
+        wanted, message = 2, "this machine has none"
+    asked = small_spec().model_copy(update={"resources": spec.parse_as(spec.Resources, {"gpus": wanted})})
+    with pytest.raises(RankFailed, match=message):
+        run_all(asked, tmp_path)
