@@ -26,8 +26,9 @@ def plan(job: JobSpec, *, num_classes: int, image_px: int) -> dict[str, Any]:
         matrix products; attention by its definition, 2 * window positions * channels a query; 2 an output element of
         a norm. `activation_bytes` is what the layer keeps of one batch for the backward pass, at the spec's batch size
         and precision: its input included where it needs that, whether or not a neighbour keeps the same.
-        `peak_memory_bytes` is the most that one training step takes on a CPU: weights, gradients, optimizer state,
-        moving average, batch, activations, temporaries and the holes between them, but not torch's own code.
+        `peak_memory_bytes` is the most that one training step takes on a CPU, in each of the processes that train
+        together: weights, gradients, optimizer state, moving average, batch, activations, temporaries and the holes
+        between them, but not torch's own code.
 
     Raises:
         SpecInvalid: there is no such model, or it cannot be trained on such images; with what would do.

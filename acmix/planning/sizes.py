@@ -15,6 +15,7 @@ from acmix.planning.hollow import HollowMode
 from acmix.planning.meters import LayerMeter
 from acmix.spec import JobSpec
 from acmix.training import optimizer
+from acmix.training.loop import dtype_of, to_device
 from acmix.training.run import task_of
 
 # What a step makes and frees leaves holes in the allocator, which what comes next does not fit. How much is measured,
@@ -71,9 +72,11 @@ def measure(model: nn.Module, job: JobSpec, *, num_classes: int, image_px: int, 
     """
     training = job.training
     task = task_of(job, [str(number) for number in range(num_classes)])
+    dtype = dtype_of(training)
     with HollowMode():
-        _make_hollow(model)
-        batch = task.made_up(training.batch_size, image_px, mixed=bool(training.mixup or training.cutmix))
+        _make_hollow(model.to(dtype))
+        made_up = task.made_up(training.batch_size, image_px, mixed=bool(training.mixup or training.cutmix))
+        batch = to_device(made_up, torch.device("cpu"), dtype)
     of_batch = [each for each in batch if isinstance(each, Tensor)]
     lasting = [*model.parameters(), *model.buffers(), *of_batch]
     meter = LayerMeter(model.train(), layers, lasting)

@@ -18,7 +18,7 @@ from acmix.errors import DiskFull, Diverged, OptionInvalid
 from acmix.events import Event
 from acmix.mixers import ACmixLayer
 from acmix.pulse import Pulse
-from acmix.spec import JobSpec
+from acmix.spec import JobSpec, Training
 from acmix.tasks._contract import Batch, Evaluation, Task, is_better
 from acmix.training import checkpoint, trace
 from acmix.training.data import Division
@@ -63,11 +63,6 @@ class Run:
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of weights and images; the halves are autocast's business."""
-        return torch.float64 if self.spec.training.precision == "float64" else torch.float32
-
-    @property
     def steps_an_epoch(self) -> int:
         return math.ceil(self.division.batches / self.spec.training.accumulate_batches)
 
@@ -78,6 +73,11 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
+
+
+def dtype_of(training: Training) -> torch.dtype:
+    """Of weights and images; the halves are autocast's business."""
+    return torch.float64 if training.precision == "float64" else torch.float32
 
 
 def train(run: Run) -> Iterator[Event]:
@@ -164,12 +164,12 @@ def _train_epoch(run: Run) -> Iterator[Event]:
     state.model.train()
     log = _Log(run)
     group: list[_Share] = []
-    batches_an_epoch = run.division.batches
+    batches_an_epoch, dtype = run.division.batches, dtype_of(training)
     first_batch, batches = state.batch, run.training(state.epoch, state.batch)
     try:
         for batch_number, batch in enumerate(batches, start=first_batch + 1):
             run.pulse.beat()
-            group.append(_Share(to_device(batch, run.device, run.dtype), run.division.size_of(batch_number - 1)))
+            group.append(_Share(to_device(batch, run.device, dtype), run.division.size_of(batch_number - 1)))
             if len(group) < training.accumulate_batches and batch_number < batches_an_epoch:
                 continue
             yield from _step(run, group, log)
@@ -346,7 +346,7 @@ def _until_stopped(run: Run, batches: Iterator[tuple[int, Batch]]) -> Iterator[t
             raise Stopped
         if item is not None:
             run.pulse.beat()
-            yield item[0], to_device(item[1], run.device, run.dtype)
+            yield item[0], to_device(item[1], run.device, dtype_of(run.spec.training))
 
 
 def _save(run: Run, kind: str, *, must: bool) -> Iterator[Event]:

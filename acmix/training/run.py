@@ -358,7 +358,7 @@ def _placed(model: torch.nn.Module, spec: JobSpec, device: torch.device, ranks: 
         if device.type != "cuda":
             raise OptionInvalid("sync_batch_norm=true needs GPUs, and the run is on the CPU; false would do")
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # as torch has it
-    model = model.to(device, torch.float64 if training.precision == "float64" else None)
+    model = model.to(device, loop.dtype_of(training))
     ranks.copy_from_first([*model.parameters(), *model.buffers()])
     return model
 

@@ -157,12 +157,13 @@ class _RealBytes(TorchDispatchMode):
         self.now_bytes += size_bytes
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "float64"])
 @pytest.mark.parametrize("swaps", [[], EVERYWHERE], ids=["plain", "swapped"])
 def test_the_step_without_memory_takes_what_a_real_step_takes(swaps, precision):
     job = job_of(SHALLOW, swaps, precision=precision, optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.0})
     model = build(job.backbone, job.swaps, num_classes=10, image_px=32)
-    batch = torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    model, batch = model.to(dtype), (torch.zeros(4, 3, 32, 32, dtype=dtype), torch.zeros(4, dtype=torch.int64))
     model(batch[0])  # biases of attention that are kept between steps
     task = Classification([""] * 10, 0.1)
     with _RealBytes([*model.parameters(), *model.buffers(), *batch]) as real:
