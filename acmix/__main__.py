@@ -184,6 +184,7 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
     except Exception as error:
         reason = _reason(error)
         if is_rank:
+            log.error("%s", reason.message)
             launch.leave_word(arguments.folder, reason, error)
         else:
             rank = {"rank": error.rank} if isinstance(error, launch.RankFailed) else {}

@@ -4,13 +4,21 @@ A test holds that `run` and `catalog` never load torch._dynamo. With a torch of 
 start, and no worse. Plans run torch's operations on meta tensors, many of which are its compiler's own code.
 """
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
+
+COMPILER = "torch._dynamo"
 
 
 def spare_the_compiler() -> None:
@@ -27,6 +35,32 @@ def spare_the_compiler() -> None:
         plain = getattr(kind.step, "__wrapped__", None)
         if plain is not None:
             kind.step = torch.no_grad()(plain)  # type: ignore[method-assign]  # what it was, less the compiler's part
+
+
+def shared(model: nn.Module) -> DistributedDataParallel:
+    """The model in DistributedDataParallel, without the compiler, of which that asks how it would cut the model up.
+
+    With parameters allowed to be unused, the buckets of the reduction stay as they are: else they would be made anew
+    after the first step, and a run that resumes would sum in another order than one that goes on.
+    """
+    # of kernels of one pixel, whose strides may be told in two ways; nothing can be done about it, nor need be
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    make = partial(DistributedDataParallel, model, find_unused_parameters=True, gradient_as_bucket_view=True)
+    if COMPILER in sys.modules:
+        return make()
+    within = getattr(DistributedDataParallel._inside_ddp_forward, "__wrapped__", None)
+    plain = getattr(within, "__wrapped__", None)
+    if plain is not None:
+        plain.__dict__["__dynamo_disable"] = plain
+    answer = SimpleNamespace(get_optimize_ddp_mode=lambda: "no_optimization")
+    vars(torch)["_dynamo"] = SimpleNamespace(utils=answer)
+    try:
+        return make()
+    except AttributeError:  # it asks more than that: then the compiler itself shall answer, below
+        pass
+    finally:
+        del vars(torch)["_dynamo"]
+    return make()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import acmix
@@ -40,6 +39,7 @@ from acmix.training.loop import Run, Stopped
 from acmix.training.mixing import mixing_of
 from acmix.training.ranks import ALONE, Ranks, joined, local_rank
 from acmix.training.state import State, seed_everything
+from acmix.uncompiled import shared
 
 LOADER_WORKERS = 2  # of a data set that is not in memory
 SHARE = "ACMIX_LOADER_WORKERS"  # how many a process may have where others share the machine
@@ -327,7 +327,7 @@ def _prepare(
         folder=folder,
         task=task,
         state=state,
-        trained=_shared(model, ranks),
+        trained=shared(model) if ranks.size > 1 else model,
         ranks=ranks,
         layers=mixers.layers_of(trunk_of(model)),
         device=device,
@@ -368,17 +368,6 @@ def _check_division(division: Division) -> None:
         raise OptionInvalid(
             f"{division.samples} samples cannot be shared out among {division.ranks} processes; fewer would do"
         )
-
-
-def _shared(model: torch.nn.Module, ranks: Ranks) -> torch.nn.Module:
-    """The model as a step calls it: its gradients become the mean of all ranks'.
-
-    With parameters allowed to be unused, the buckets of the reduction stay as they are: else they would be made anew
-    after the first step, and a run that resumes would sum in another order than one that goes on.
-    """
-    if ranks.size == 1:
-        return model
-    return DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True)
 
 
 def _model(
