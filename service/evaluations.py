@@ -29,6 +29,8 @@ def job_of(raw: Any, store: Backend) -> JobSpec:
 
 def _judging(asked: EvaluateSpec, trained: JobSpec) -> JobSpec:
     batch_size = asked.evaluation.batch_size or trained.training.batch_size
+    # running statistics are judged, which nothing is shared of: it may be done on the CPU
+    judged = {"batch_size": batch_size, "sync_batch_norm": False}
     return trained.model_copy(
         update={
             **{
@@ -37,7 +39,7 @@ def _judging(asked: EvaluateSpec, trained: JobSpec) -> JobSpec:
             },
             "backbone": trained.backbone.model_copy(update={"weights": asked.checkpoint}),
             "dataset": asked.dataset or trained.dataset,
-            "training": trained.training.model_copy(update={"batch_size": batch_size}),
+            "training": trained.training.model_copy(update=judged),
             "evaluation": trained.evaluation.model_copy(update={"split": asked.evaluation.split}),
         }
     )

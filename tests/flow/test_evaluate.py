@@ -24,7 +24,7 @@ def _evaluated(service: Up, checkpoint: str, **more: Any) -> dict[str, Any]:
 
 def test_a_checkpoint_is_judged_again_as_its_training_judged_it(service: Up) -> None:
     best, results = _best_of_a_training(service)
-    again = _evaluated(service, best["id"], name="again")
+    again = _evaluated(service, best["id"], name="again", resources={"processes": 2})
     assert again["metrics"] == results["final"]["metrics"]
     assert again["confusion_matrix"] == results["final"]["confusion_matrix"]
     assert (again["split"], again["checkpoint"]) == ("test", best["id"])
