@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, Update, and_, delete, insert, select,
 from sqlalchemy.exc import IntegrityError
 
 from acmix.events import Event
+from acmix.fleet import demand_of
 from service.store import (
     _checkpoints,
     _claims,
@@ -193,20 +194,41 @@ class Ledger(Scoped):
             gone = update(workers).where(workers.c.id == worker_id)
             connection.execute(gone.values(busy=0, seen_at=now, left_at=now))
 
-    def claim(self, worker_id: str, *, gpus_free: int | None, can_run: Callable[[Json], bool]) -> Claim | None:
+    def claim(
+        self,
+        worker_id: str,
+        *,
+        free: Sequence[int] | None = None,
+        slots: int = 1,  # noqa: ARG002  # of no use to the shim
+        has_gpus: bool = False,
+        gpus_free: int | None = None,
+        can_run: Callable[..., bool],
+    ) -> Claim | None:
         """Begin the next attempt of the first job in claim order that fits; None if there is none.
 
         Args:
-            gpus_free: how many GPUs the worker can give; None or 0 where it has none.
-            can_run: whether the worker's own menu can serve a resolved spec.
+            free: numbers of the worker's slots that no job holds, of `slots` that it has.
+            has_gpus: whether its slots are of GPUs.
+            can_run: whether the worker can run such a demand, of that resolved spec.
         """
-        free = gpus_free or 0
+        gpus = len(free) if free and has_gpus else gpus_free or 0
+
+        def fits(resolved_spec: Json) -> bool:
+            if free is None:
+                return can_run(resolved_spec)
+            demand = demand_of(resolved_spec)
+            return demand.slots <= len(free) and can_run(demand, resolved_spec)
+
         with self._writing.begin() as connection:
-            job = _claims.lock_next(connection, clock(connection), free, can_run)
+            draining = connection.execute(select(workers.c.draining).where(workers.c.id == worker_id)).scalar()
+            if draining:
+                return None
+            job = _claims.lock_next(connection, clock(connection), gpus, fits)
             if job is None:
                 return None
             now = clock(connection)
-            return _claims.take(connection, job, now, worker_id, lease_seconds=self._lease_seconds, gpus_free=free)
+            claim = _claims.take(connection, job, now, worker_id, lease_seconds=self._lease_seconds, gpus_free=gpus)
+            return replace(claim, slots=tuple((free or (0,))[: demand_of(claim.job.resolved_spec).slots]))
 
     def rewind(self, job_id: str, attempt: int, to: Checkpoint | None, *, why: str) -> list[Checkpoint]:
         """Go back to an older checkpoint, or the start, because newer ones cannot be read; returns those, unlisted.
