@@ -23,12 +23,13 @@ from service.store import (
     _sources,
     _submitting,
     _told,
+    _workers,
     vitals,
 )
-from service.store.database import clock, insert_or_replace, reading, writing
+from service.store.database import clock, reading, writing
 from service.store.errors import IdempotencyKeyReused, JobNotEnded, JobNotFound, LeaseLost, MoveRefused, WeightsNotFound
 from service.store.ids import new_id
-from service.store.rows import Checkpoint, Claim, Job, Json, Outcome, ToldJob, Weights, Wish, WorkerCard, read
+from service.store.rows import Checkpoint, Claim, Draining, Job, Json, Outcome, ToldJob, Weights, Wish, WorkerCard, read
 from service.store.scope import Scoped
 from service.store.states import CANCELLED_BY_USER, ENDED, allowed_actions
 from service.store.tables import attempts, checkpoints, jobs, labels, weights, workers
@@ -157,42 +158,32 @@ class Ledger(Scoped):
             if not connection.execute(delete(weights).where(this)).rowcount:
                 raise WeightsNotFound(weights_id)
 
+    def drain(self, worker_id: str, what_of_its_jobs: Draining) -> bool:
+        """Order a worker to take on nothing more; returns whether anything changed. WorkerNotFound."""
+        with self._writing.begin() as connection:
+            return _workers.order(connection, worker_id, what_of_its_jobs)
+
+    def take_back(self, worker_id: str) -> bool:
+        """Have a drained worker take on jobs again; returns whether anything changed. WorkerNotFound."""
+        with self._writing.begin() as connection:
+            return _workers.order(connection, worker_id, None)
+
     # What the worker writes
 
     def enrol(self, card: WorkerCard) -> None:
         """A worker is here, with this menu."""
         with self._writing.begin() as connection:
-            now = clock(connection)
-            row = {
-                "id": card.id,
-                "host": card.host,
-                "slots": card.slots,
-                "busy": 0,
-                "devices": [device.model_dump(mode="json") for device in card.devices],
-                "labels": list(card.labels),
-                "cores": card.cores,
-                "load": None,
-                "draining": None,
-                "versions": dict(card.versions),
-                "catalog": card.catalog.model_dump(mode="json"),
-                "started_at": now,
-                "seen_at": now,
-                "left_at": None,
-            }
-            insert_or_replace(connection, workers, [row])
+            _workers.enrol(connection, card)
 
-    def seen(self, worker_id: str, busy: int) -> None:
-        """A worker is alive, with so many slots at work."""
+    def seen(self, worker_id: str, busy: int, load: Json | None = None) -> Draining | None:
+        """A worker is alive, with so many slots at work, and fares so; returns what is ordered of it."""
         with self._writing.begin() as connection:
-            alive = update(workers).where(workers.c.id == worker_id)
-            connection.execute(alive.values(busy=busy, seen_at=clock(connection)))
+            return _workers.seen(connection, worker_id, busy, load)
 
     def leave(self, worker_id: str) -> None:
         """A worker has gone; its menu stays known for as long as that of one last seen now."""
         with self._writing.begin() as connection:
-            now = clock(connection)
-            gone = update(workers).where(workers.c.id == worker_id)
-            connection.execute(gone.values(busy=0, seen_at=now, left_at=now))
+            _workers.leave(connection, worker_id)
 
     def claim(
         self,
