@@ -10,6 +10,7 @@ from typing import Any
 
 from acmix.catalog import Catalog, Device
 
+SHARED = "shared"  # the label of a worker that gives one GPU to several jobs, and of the jobs that agree to that
 PARTS = ("training", "evaluation", "checkpoints", "trace", "resources")  # of a spec, with fields of their own
 
 
@@ -64,7 +65,7 @@ def demand_of(resolved_spec: Mapping[str, Any]) -> Demand:
     training, resources = resolved_spec["training"], resolved_spec["resources"]
     named = {
         "tasks": [resolved_spec["task"]],
-        "datasets": [resolved_spec["dataset"]],
+        "datasets": [resolved_spec["dataset"]] if "dataset" in resolved_spec else [],  # a plan needs none
         "optimizers": [training["optimizer"]],
         "schedules": [training["schedule"]],
         "augments": [training["augment"]],
@@ -91,6 +92,12 @@ def _lacks(demand: Demand, machine: Machine) -> Iterator[str]:
     devices = machine.devices
     if demand.gpus and demand.gpus > len(devices):
         yield f"it has {len(devices)} GPU{'s' * (len(devices) != 1)} and {demand.gpus} are asked for"
+    elif demand.slots > 1 and any((device.uuid or "").startswith("MIG-") for device in devices):
+        yield f"its GPUs are parts of divided ones, of which a job can have one, and {demand.gpus} are asked for"
+    elif demand.slots > 1 and SHARED in machine.labels:
+        yield f"its GPUs are shared, of which a job can have one, and {demand.gpus} are asked for"
+    if SHARED in machine.labels and SHARED not in demand.labels:
+        yield f"its GPUs are shared, and the job has no label {SHARED} to say that it may meet others there"
     kind, memory_bytes = demand.gpu_kind, demand.memory_bytes
     if kind is not None and not (devices and all(is_of_kind(each.name, kind) for each in devices)):
         yield f"its GPUs are no {kind}"

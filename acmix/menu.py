@@ -49,7 +49,15 @@ def catalog() -> Catalog:
 def devices() -> list[Device]:
     """The accelerators of this machine, in CUDA's order."""
     found = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
-    return [Device(index=i, name=card.name, memory_bytes=card.total_memory) for i, card in enumerate(found)]
+    return [
+        Device(index=index, name=card.name, memory_bytes=card.total_memory, uuid=_uuid(card))
+        for index, card in enumerate(found)
+    ]
+
+
+def _uuid(card: Any) -> str | None:
+    """None where it is that of something else: of a part (MIG) torch tells the whole one's."""
+    return f"GPU-{card.uuid}" if torch.version.cuda and " MIG " not in card.name else None
 
 
 def _entry(name: str, of: Callable[..., Any]) -> dict[str, Any]:

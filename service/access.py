@@ -30,6 +30,8 @@ AREAS = {
     "weights": "data",
 }
 CHANGES_NOTHING = frozenset({"/v1/plans", "/v1/checkpoints/{checkpoint_id}/predict"})  # though it is a POST
+# the fleet is everybody's: what changes it is no single tenant's affair
+FOR_ADMINS = frozenset({"/v1/workers/{worker_id}/drain", "/v1/workers/{worker_id}/resume"})
 FORWARDED = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
 
 
@@ -76,9 +78,9 @@ def is_welcome(request: Request) -> bool:
 
 
 def scope_of(method: str, path: str) -> Scope:
-    """What a key must be for to use a route; `admin` for one that has no area of its own."""
+    """What a key must be for to use a route; `admin` for one that has no area, or is not for its users."""
     area = AREAS.get(path.removeprefix("/v1/").partition("/")[0])
-    if area is None:
+    if area is None or path in FOR_ADMINS:
         return "admin"
     reads = method in READS or path in CHANGES_NOTHING
     scope: Scope = f"{area}:{'read' if reads else 'write'}"  # type: ignore[assignment]  # a Scope by the table above

@@ -6,7 +6,6 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from acmix.catalog import Device
 from service.store import rows
 from service.store.rows import Page, Status
 from service.store.states import ENDED
@@ -239,51 +238,6 @@ class Weights(Answer):
     params: int = Field(description="numbers in all of them")
     about: dict[str, Any] | None = Field(description="its own metadata, where `acmix` wrote it: spec, epoch, step")
     created_at: datetime | None
-
-
-class LayerSize(Answer):
-    params: int
-    macs: int = Field(description="multiply-adds of one image, forward")
-    activation_bytes: int = Field(description="kept of one batch for the backward pass")
-
-
-class ModelSize(Answer):
-    params: int
-    macs: int = Field(description="multiply-adds of one image, forward")
-    peak_memory_bytes: int = Field(description="the most that a training step takes on a CPU")
-
-
-class PlannedLayer(Answer):
-    layer: str = Field(examples=["layer4.0.conv2"])
-    mixer: str | None = Field(description="null where nothing is swapped", examples=["acmix"])
-    before: LayerSize
-    after: LayerSize
-    notes: list[str]
-
-
-class PlanTotals(Answer):
-    before: ModelSize
-    after: ModelSize
-
-
-class Plan(Answer):
-    """What a job's model takes, with its swaps and without, before anything is trained."""
-
-    resolved_spec: dict[str, Any] = Field(description="with every default written out; `dataset` only if one was named")
-    layers: list[PlannedLayer] = Field(description="every layer that can be swapped, in depth order")
-    totals: PlanTotals
-    warnings: list[str] = Field(examples=[["layer1 swaps take 29 % of the activation memory for 9 % of the MACs"]])
-
-
-class Worker(Answer):
-    id: str
-    host: str
-    slots: int
-    busy: int
-    devices: list[Device]
-    versions: dict[str, Any]
-    started_at: datetime
-    seen_at: datetime
 
 
 class Share(Answer):

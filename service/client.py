@@ -295,6 +295,15 @@ class Client:
         found: list[Json] = self._json("GET", "/v1/workers")["data"]
         return found
 
+    def drain_worker(self, worker_id: str, *, requeue: bool = False) -> Json:
+        """Have it take on nothing more, and its jobs finish or be queued again."""
+        body = {"jobs": "requeue" if requeue else "finish"}
+        return self._json("POST", f"/v1/workers/{worker_id}/drain", json=body)
+
+    def resume_worker(self, worker_id: str) -> Json:
+        """Have it take on jobs again."""
+        return self._json("POST", f"/v1/workers/{worker_id}/resume")
+
     def _json(self, method: str, path: str, **request: Any) -> Json:
         body: Json = self._answer(method, path, **request).json()
         return body

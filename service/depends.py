@@ -18,7 +18,11 @@ from service.store.errors import (
     JobNotFound,
     WebhookNotFound,
     WeightsNotFound,
+    WorkerNotFound,
 )
+
+WORKER_ID = "[A-Za-z0-9._-]{1,300}"  # the name of its machine is in it
+_WORKER = Path(examples=["wk_node-1_5fb5f7d5"], json_schema_extra={"pattern": f"^{WORKER_ID}$"})
 
 
 async def _access(request: Request) -> Access:
@@ -67,6 +71,12 @@ async def _dataset_id(dataset_id: Annotated[str, _id("ds")]) -> str:
     return dataset_id
 
 
+async def _worker_id(worker_id: Annotated[str, _WORKER]) -> str:
+    if not re.fullmatch(WORKER_ID, worker_id):
+        raise WorkerNotFound(worker_id)
+    return worker_id
+
+
 async def _webhook_id(webhook_id: Annotated[str, _id("whk")]) -> str:
     if not re.fullmatch(f"whk_{ULID}", webhook_id):
         raise WebhookNotFound(webhook_id)
@@ -86,5 +96,6 @@ JobId = Annotated[str, Depends(_job_id)]
 CheckpointId = Annotated[str, Depends(_checkpoint_id)]
 WeightsId = Annotated[str, Depends(_weights_id)]
 DatasetId = Annotated[str, Depends(_dataset_id)]
+WorkerId = Annotated[str, Depends(_worker_id)]
 WebhookId = Annotated[str, Depends(_webhook_id)]
 DeliveryId = Annotated[str, Depends(_delivery_id)]

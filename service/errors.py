@@ -34,6 +34,7 @@ from service.store.errors import (
     WebhooksExhausted,
     WeightsNeeded,
     WeightsNotFound,
+    WorkerNotFound,
 )
 from service.store.states import allowed_actions, allowed_dataset_actions
 
@@ -77,8 +78,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _parameters_invalid)
     app.add_exception_handler(HTTPException, _by_status)
     app.add_exception_handler(ClientDisconnect, _disconnected)
-    of_webhooks = (WebhookNotFound, DeliveryNotFound)
-    for absent in (JobNotFound, CheckpointNotFound, WeightsNotFound, DatasetNotFound, *of_webhooks, ArtifactNotFound):
+    of_others = (WebhookNotFound, DeliveryNotFound, WorkerNotFound)
+    for absent in (JobNotFound, CheckpointNotFound, WeightsNotFound, DatasetNotFound, *of_others, ArtifactNotFound):
         app.add_exception_handler(absent, _not_found)
     for conflict in (JobNotEnded, MoveRefused, WeightsNeeded, DatasetNeeded):
         app.add_exception_handler(conflict, _conflict)

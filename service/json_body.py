@@ -28,6 +28,13 @@ async def read_body(request: Request) -> bytes:
     return await read_bounded(request, request.app.state.backend.settings.max_body_bytes)
 
 
+async def read_body_if_any(request: Request) -> bytes:
+    """The same where a body may be left out: an empty object then."""
+    headers = request.headers
+    is_there = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    return await read_body(request) if is_there else b"{}"
+
+
 def loads(body: bytes) -> Any:
     """The values of a JSON text.
 

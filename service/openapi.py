@@ -10,10 +10,11 @@ from acmix.plan_request import PlanRequest
 from acmix.spec import EvaluateSpec, JobSpec
 from service import access
 from service.dataset_request import DatasetRequest
+from service.drain_request import DrainRequest
 from service.errors import PROBLEM_JSON
 from service.webhook_request import WebhookRequest
 
-BODIES: tuple[type[BaseModel], ...] = (JobSpec, EvaluateSpec, PlanRequest, DatasetRequest, WebhookRequest)
+BODIES: tuple[type[BaseModel], ...] = (JobSpec, EvaluateSpec, PlanRequest, DatasetRequest, WebhookRequest, DrainRequest)
 REF = "#/components/schemas/{model}"
 KEY_SCHEME = {
     "type": "http",
@@ -60,11 +61,11 @@ DATASET_EXAMPLES = {
 }
 
 
-def _body(*models: str, **more: Any) -> dict[str, Any]:
+def _body(*models: str, required: bool = True, **more: Any) -> dict[str, Any]:
     """A body of one of these models."""
     references = [{"$ref": REF.format(model=model)} for model in models]
     content = {"schema": {"anyOf": references} if len(references) > 1 else references[0], **more}
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+    return {"requestBody": {"required": required, "content": {"application/json": content}}}
 
 
 EVALUATE_EXAMPLE = {
@@ -87,6 +88,7 @@ WEBHOOK_EXAMPLES = {
 SPEC_BODY = _body("JobSpec", "EvaluateSpec", examples=JOB_EXAMPLES)
 PLAN_BODY = _body("PlanRequest", examples=PLAN_EXAMPLES)
 DATASET_BODY = _body("DatasetRequest", examples=DATASET_EXAMPLES)
+DRAIN_BODY = _body("DrainRequest", required=False)
 WEBHOOK_BODY = _body("WebhookRequest", examples=WEBHOOK_EXAMPLES)
 
 

@@ -24,6 +24,7 @@ SECRETS = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
 )
 CONTAINER_SECRETS = Path("/run/secrets")  # mounted for whoever is in the container, whatever its number
+MAX_LABEL_CHARACTERS = 200
 Number = TypeVar("Number", int, float)
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class Settings:
     stall_seconds: float
     max_failures: int
     max_losses: int
+    slots_per_gpu: int
+    worker_labels: tuple[str, ...]
     idle_look_seconds: float
     sweep_seconds: float
     max_body_bytes: int
@@ -124,6 +127,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         stall_seconds=_number(environ, "STALL_SECONDS", 900.0, least=1, most=86400),
         max_failures=_number(environ, "MAX_FAILURES", 2, least=0, most=100),
         max_losses=_number(environ, "MAX_LOSSES", 5, least=0, most=100),
+        slots_per_gpu=_number(environ, "SLOTS_PER_GPU", 1, least=1, most=16),
+        worker_labels=_labels(environ, "WORKER_LABELS"),
         idle_look_seconds=_number(environ, "ACMIX_IDLE_LOOK_SECONDS", 15.0, least=0.05, most=3600),
         sweep_seconds=_number(environ, "ACMIX_SWEEP_SECONDS", 5.0, least=0.05, most=3600),
         max_body_bytes=_number(environ, "MAX_BODY_BYTES", 4 * 2**20, least=1024, most=2**30),
@@ -252,6 +257,16 @@ def _number(environ: Mapping[str, str], variable: str, default: Number, *, least
         wanted = "a whole number" if kind is int else "a number"
         raise SettingInvalid(f"{variable}={text[:60]!r} will not do; {wanted} from {least:g} to {most:g} would")
     return value
+
+
+def _labels(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
+    """Its value as labels that a spec can ask for, separated by commas."""
+    labels = tuple(text for each in (environ.get(variable) or "").split(",") if (text := each.strip()))
+    for label in labels:
+        if len(label) > MAX_LABEL_CHARACTERS or not label.isprintable():
+            would = f"labels of at most {MAX_LABEL_CHARACTERS} characters, such as nvme,rack-3, would"
+            raise SettingInvalid(f"{variable}={label[:60]!r} will not do; {would}")
+    return labels
 
 
 def _networks(environ: Mapping[str, str], variable: str) -> tuple[IPv4Network | IPv6Network, ...]:

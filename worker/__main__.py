@@ -5,7 +5,8 @@ import argparse
 from service import logs, settings
 from service.store.backend import open_backend
 from service.store.vitals import REGISTRY
-from worker import app, gpus, vitals
+from worker import app, driver, vitals
+from worker.gpus import Gpus
 from worker.housekeeping import Housekeeper
 from worker.node import Node, card_of_this_machine
 
@@ -20,11 +21,12 @@ def main() -> None:
 
 def _train() -> None:
     backend = open_backend(settings.load())
-    node = Node(backend, card_of_this_machine())
-    if found := gpus.of_this_machine():
-        REGISTRY.register(found)
+    found = driver.of_this_machine()
+    node = Node(backend, card_of_this_machine(found), found)
+    if found:
+        REGISTRY.register(Gpus(found))
     vitals.serve(backend.settings)
-    app.serve(backend.settings, node, queues=["train"], threads=node.slots)
+    app.serve(backend.settings, node, queues=["train"], threads=node.slots.count)
 
 
 def _housekeeping() -> None:

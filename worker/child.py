@@ -1,11 +1,13 @@
 """An attempt's process: `python -m acmix run` in a process group of its own, its events and its log read from pipes."""
 
+import logging
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,9 +16,15 @@ from typing import IO, TypeVar
 
 from acmix.catalog import Device
 from acmix.events import Event
+from worker import processes
+from worker.processes import Attempt
+
+log = logging.getLogger(__name__)
 
 MAX_LINE_CHARACTERS = 4000
 MAX_LOG_BYTES = 2**20  # read at once: a log without an end of line must not fill the memory
+PIPES_SECONDS = 10.0  # after its end, in which its pipes are closed: what the kernel cannot kill may hold them open
+LOADERS = "ACMIX_LOADER_WORKERS"  # how many loader workers "auto" may mean for each process of the run, at most
 MAX_WAITING_BYTES = 256 * 2**20  # told by the child and not yet recorded; beyond it the child waits
 
 _ENVIRONMENT = (
@@ -48,10 +56,13 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**environment(devices, threads), **_named(ids or {})},
+            env={**environment(devices, threads), **_named(ids or {}), LOADERS: str(threads)},
             start_new_session=True,
         )
         _have_killed_first(self.process.pid)
+        self._strays: set[int] = set()
+        self._gone_at: float | None = None
+        self._attempt = Attempt(ids["job"], int(ids["attempt"])) if ids else None
         self._events: queue.SimpleQueue[tuple[Event, int]] = queue.SimpleQueue()
         self._lines: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self._room = threading.Condition()
@@ -67,8 +78,12 @@ class Child:
             reader.start()
 
     def has_ended(self) -> bool:
-        """Whether the process is gone and all that it said has been read."""
-        return self.process.poll() is not None and not any(reader.is_alive() for reader in self._readers)
+        """Whether the process is gone and all that it said has been read; what cannot be killed is not waited for."""
+        if self.process.poll() is None:
+            return False
+        self._gone_at = self._gone_at or time.monotonic()
+        is_read = not any(reader.is_alive() for reader in self._readers)
+        return is_read or (time.monotonic() > self._gone_at + PIPES_SECONDS and not self.waits_to_be_heard())
 
     def wait(self, seconds: float) -> None:
         """Return when the process has ended or the time is up."""
@@ -107,11 +122,11 @@ class Child:
             self.process.send_signal(signal.SIGUSR1)
 
     def kill(self) -> None:
-        """SIGKILL to the whole group; what the process left behind goes too."""
-        try:
+        """SIGKILL to the whole group; what the process left behind goes too, be it in a session of its own."""
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+        if self._attempt is not None:
+            self._kill_strays(self._attempt)
 
     def close(self) -> None:
         """Kill it and listen no longer: what it still has to say is lost."""
@@ -120,6 +135,15 @@ class Child:
         with self._room:
             self._closed = True
             self._room.notify_all()
+
+    def _kill_strays(self, attempt: Attempt) -> None:
+        """Those outside of the group, as the ranks that torchrun starts; what is in it has been killed."""
+        for pid in attempt.pids():
+            if processes.group_of(pid) not in (self.process.pid, None):
+                if pid not in self._strays:
+                    log.warning("process %s of %s outlived it and is killed", pid, attempt)
+                self._strays.add(pid)
+                attempt.kill(pid)
 
     def _read_events(self, pipe: IO[bytes]) -> None:
         with pipe:
@@ -179,6 +203,8 @@ def _readable(line: bytes) -> str:
 
 
 def _cuda_name(device: Device) -> str:
-    """Its name for CUDA. Where this process sees only some devices, an index counts among those."""
+    """Its name for CUDA; where the UUID is not known, its index, which counts among those that this process sees."""
+    if device.uuid:
+        return device.uuid
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",")[device.index].strip() if visible else str(device.index)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,18 @@ from sqlalchemy.exc import DBAPIError
 from acmix import spec
 from acmix.catalog import Catalog, Device
 from acmix.errors import SpecInvalid
+from acmix.fleet import SHARED, Demand, Machine, unmet
 from service import logs
+from service.settings import Settings
 from service.store.backend import Backend
 from service.store.errors import ArtifactsAway
-from service.store.rows import WorkerCard
-from worker import child_log
+from service.store.rows import Claim, Draining, Json, WorkerCard
+from worker import child_log, devices, load
 from worker.alive import SignOfLife
+from worker.clearing import Clearing
+from worker.driver import Driver
+from worker.processes import Attempt
+from worker.slots import Slots
 from worker.supervise import AWAY, Supervisor
 
 log = logging.getLogger(__name__)
@@ -41,58 +47,55 @@ class Card:
     versions: dict[str, Any]
 
 
-def card_of_this_machine() -> Card:
+def card_of_this_machine(driver: Driver | None) -> Card:
     """Asked of the library in a process of its own: neither torch nor CUDA ever starts in this one."""
     command = [sys.executable, "-m", "acmix", "catalog", "--tether", str(os.getpid())]
     answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=child_log.stderr(), check=False)
     child_log.pass_on((answer.stderr or b"").splitlines(), "catalog")
     answer.check_returncode()
     raw = json.loads(answer.stdout)
-    return Card(
-        Catalog.model_validate(raw["catalog"]),
-        [Device.model_validate(card) for card in raw["devices"]],
-        raw["versions"],
-    )
+    told = [Device.model_validate(card) for card in raw["devices"]]
+    found = devices.of_this_machine(driver, told, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return Card(Catalog.model_validate(raw["catalog"]), found, raw["versions"])
 
 
 class Node:
-    """Runs queued jobs, one a slot: when rung, and by looking at the ledger itself when not.
+    """Runs queued jobs on its slots: when rung, and by looking at the ledger itself when not."""
 
-    A slot is a GPU; a machine without one has a single slot that trains on the CPU.
-    """
-
-    def __init__(self, backend: Backend, card: Card) -> None:
+    def __init__(self, backend: Backend, card: Card, driver: Driver | None = None) -> None:
         self.backend = backend
         self.settings = backend.settings
         self.ledger = backend.ledger
         self.card = card
         self.id = f"wk_{platform.node()}_{uuid.uuid4().hex[:8]}"
-        self.slots = max(1, len(card.devices))
-        # one core is left to the service: threads that spin for each other crawl when one is interrupted
-        self.threads = max(1, (_cores() - 1) // self.slots)
+        self.machine = _machine(card, backend.settings)
+        self.slots = Slots(card.devices, backend.settings.slots_per_gpu)
+        self._driver = driver
+        self._clearing = Clearing(driver)
         self._sign = SignOfLife(backend.settings, "train")
-        self._free = list(range(self.slots))
         self._files_trusted_until = 0.0
-        self._lock = threading.Lock()
+        self._claiming = threading.Lock()  # a slot that is offered stays free until the ledger has answered
         self._draining = threading.Event()
+        self._giving_back = threading.Event()  # the runs are to save and be queued again
         self._threads = [
             threading.Thread(target=loop, name=name, daemon=True)
             for name, loop in (("look", self._look_for_ever), ("seen", self._be_seen_for_ever))
         ]
 
     def start(self) -> None:
+        self._look_after(self.slots.devices)
         for thread in self._threads:
             thread.start()
 
     def ring(self) -> None:
         """Run queued jobs while a slot is free. Returns when nothing is left to claim, or all slots are busy."""
-        while not self._draining.is_set():
-            with self._slot() as slot:
-                if slot is None or not self._run_one(slot):
-                    return
+        while claim := self._claim():
+            self._see_through(claim)
 
     def drain(self) -> None:
+        """This process is to end."""
         self._draining.set()
+        self._giving_back.set()
 
     def stop(self) -> None:
         for thread in self._threads:
@@ -103,30 +106,51 @@ class Node:
         except (DBAPIError, *AWAY) as error:
             log.warning("the database was not told that this worker leaves: %s", error)
 
-    @contextmanager
-    def _slot(self) -> Iterator[int | None]:
-        with self._lock:
-            slot = self._free.pop(0) if self._free else None
-        try:
-            yield slot
-        finally:
-            if slot is not None:
-                with self._lock:
-                    self._free = sorted([*self._free, slot])
+    def _claim(self) -> Claim | None:
+        """The next job, with the slots that it takes; None where there is none, or its files could not be reached."""
+        with self._claiming:
+            slots, free = self.slots, self.slots.free()
+            if self._giving_back.is_set() or not free or not self._reaches_files():
+                return None
+            claim = self.ledger.claim(
+                self.id, free=free, slots=slots.count, has_gpus=bool(slots.devices), can_run=self._can_run
+            )
+            if claim is not None:
+                slots.take(claim.slots, claim.job.id)
+            return claim
 
-    def _run_one(self, slot: int) -> bool:
-        """Claim a job and see it through; False when there is none, or its files could not be reached."""
-        if not self._reaches_files():
-            return False
-        claim = self.ledger.claim(self.id, gpus_free=min(1, len(self.card.devices)), can_run=self._can_run)
-        if claim is None:
-            return False
-        devices = [self.card.devices[slot]] if claim.job.resolved_spec["resources"]["gpus"] else []
+    def _see_through(self, claim: Claim) -> None:
         job = claim.job
         ids = {"request_id": job.request_id, "tenant": job.tenant, "job": job.id, "attempt": job.attempt}
         with logs.about(**ids, worker=self.id):
-            Supervisor(self.backend, claim, devices, self.threads, self._draining).run()
-        return True
+            try:
+                self._supervisor(claim).run()
+            finally:
+                self._give_back(claim)
+
+    def _supervisor(self, claim: Claim) -> Supervisor:
+        """The attempt's guardian, with its devices and what each of its processes may use of the cores."""
+        asked = claim.job.resolved_spec["resources"]
+        given = self.slots.devices_of(claim.slots) if asked["gpus"] else []
+        processes = max(asked.get("processes", 1), asked["gpus"], 1)
+        # one core is left to the service: threads that spin for each other crawl when one is interrupted
+        threads = (self.machine.cores - 1) * len(claim.slots) // (self.slots.count * processes)
+        return Supervisor(self.backend, claim, given, max(1, threads), self._giving_back)
+
+    def _give_back(self, claim: Claim) -> None:
+        """Once nothing of the attempt is left on them, its slots are free; what is left puts its GPU aside."""
+        held = self.slots.devices_of(claim.slots)
+        try:
+            self._clearing.clear(Attempt(claim.job.id, claim.job.attempt), held, self._draining)
+            self._look_after(held)
+        finally:
+            self.slots.give_back(claim.slots)
+
+    def _look_after(self, these: Sequence[Device]) -> None:
+        for device in these:
+            fault = self._clearing.fault(device)
+            if self.slots.put_aside(device, fault):
+                log.warning("GPU %s, %s: %s", device.index, device.uuid, fault or "it is well again")
 
     def _reaches_files(self) -> bool:
         """Whether the store of files answers: of a wrong key, a queue must not come to harm job by job."""
@@ -140,34 +164,46 @@ class Node:
         self._files_trusted_until = time.monotonic() + FILES_TRUSTED_SECONDS
         return True
 
-    def _can_run(self, resolved_spec: dict[str, Any]) -> bool:
-        """Whether every name of a spec is on this machine's menu. A spec of another version is left to its workers."""
+    def _can_run(self, demand: Demand, resolved_spec: Json) -> bool:
+        """Whether this machine has all that is asked for. A spec of another version is left to its workers."""
+        return unmet(demand, self.machine, self.card.catalog) is None and self._understands(resolved_spec)
+
+    @staticmethod
+    def _understands(resolved_spec: Json) -> bool:
         try:
-            job = spec.parse(resolved_spec)
+            spec.parse(resolved_spec)
         except SpecInvalid:
             return False
-        wanted = {
-            ("tasks", job.task.name),
-            ("datasets", job.dataset.name),
-            ("optimizers", job.training.optimizer.name),
-            ("schedules", job.training.schedule.name),
-            ("augments", job.training.augment.name),
-            *(("mixers", swap.mixer.name) for swap in job.swaps),
-        }
-        menu = self.card.catalog
-        named = all(any(entry.name == name for entry in getattr(menu, section)) for section, name in wanted)
-        return named and menu.backbone(job.backbone.name) is not None
+        return True
 
     def _look_for_ever(self) -> None:
-        """A message may be lost: look at the ledger now and then."""
+        """A message may be lost: look at the ledger now and then, for each slot that is free."""
+        running: list[threading.Thread] = []
         while not self._draining.is_set():
-            try:
-                self.ring()
-            except (DBAPIError, *AWAY) as error:
-                log.warning("the database does not answer: %s", error)
-            except Exception:  # whatever ailed one job, there are others to look for
-                log.exception("a job could not be seen through")
+            running = [thread for thread in running if thread.is_alive()]
+            with self._told():
+                while claim := self._claim():
+                    running.append(threading.Thread(target=self._run_on, args=(claim,), name="run", daemon=True))
+                    running[-1].start()
             self._draining.wait(self.settings.idle_look_seconds)
+        for thread in running:
+            thread.join()
+
+    def _run_on(self, claim: Claim) -> None:
+        """See this job through, and whatever then waits for its slots."""
+        with self._told():
+            self._see_through(claim)
+            self.ring()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Whatever ailed one job, there are others to look for."""
+        try:
+            yield
+        except (DBAPIError, *AWAY) as error:
+            log.warning("the database does not answer: %s", error)
+        except Exception:
+            log.exception("a job could not be seen through")
 
     def _be_seen_for_ever(self) -> None:
         """Post the menu, then a sign of life every so often; again from the start after the database was away."""
@@ -179,16 +215,33 @@ class Node:
                 if not enrolled:
                     self.ledger.enrol(self._worker_card())
                     enrolled = True
-                self.ledger.seen(self.id, self.slots - len(self._free))
+                self._look_after(self.slots.devices)
+                self._obey(self.ledger.seen(self.id, self.slots.busy(), load.of(self.slots, self._driver)))
             except (DBAPIError, *AWAY) as error:
                 enrolled = False
                 log.warning("the database does not answer: %s", error)
             self._draining.wait(self.settings.idle_look_seconds if enrolled else 1)
 
+    def _obey(self, orders: Draining | None) -> None:
+        """Have the runs give their jobs back, if that is ordered of this worker, or be content with them again."""
+        if orders == "requeue":
+            self._giving_back.set()
+            return
+        self._giving_back.clear()
+        if self._draining.is_set():  # since the line above, perhaps
+            self._giving_back.set()
+
     def _worker_card(self) -> WorkerCard:
-        card = self.card
+        card, machine = self.card, self.machine
         given = (card.devices, card.versions, card.catalog)
-        return WorkerCard(self.id, platform.node(), self.slots, *given, cores=_cores())
+        return WorkerCard(self.id, platform.node(), self.slots.count, *given, sorted(machine.labels), machine.cores)
+
+
+def _machine(card: Card, settings: Settings) -> Machine:
+    """A worker whose GPUs are shared says so by a label, and takes only jobs that ask for it."""
+    is_shared = settings.slots_per_gpu > 1 and bool(card.devices)
+    labels = {*settings.worker_labels, *([SHARED] if is_shared else [])}
+    return Machine(tuple(card.devices), frozenset(labels), _cores())
 
 
 def _cores() -> int:

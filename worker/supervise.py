@@ -153,7 +153,8 @@ class Supervisor:
         spec = self.folder / "spec.json"
         spec.write_text(json.dumps(self.job.resolved_spec))
         self._started = time.monotonic()
-        given = (weights, dataset_folder, logs.ids())
+        ids = {**logs.ids(), "job": self.job.id, "attempt": str(self.job.attempt)}
+        given = (weights, dataset_folder, ids)
         child = Child(spec, self.folder, self.settings.data_root, self.devices, self.threads, *given)
         self._child, self._ending = child, Ending(child)
         self._signs = Signs(self.folder / pulse.FILE, patience_seconds=self.settings.stall_seconds)

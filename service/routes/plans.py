@@ -1,18 +1,18 @@
 """Plans: what a job would take, before anything is trained."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from fastapi.concurrency import run_in_threadpool
 
-from acmix import plan_request
+from acmix import fleet, plan_request
 from acmix.catalog import Catalog
 from acmix.errors import SpecInvalid
 from acmix.plan_request import PlanRequest
-from service import json_body, planning, user_data
-from service.answers import Plan
+from service import json_body, planning, user_data, worker_answers
 from service.depends import Store
 from service.openapi import PLAN_BODY
+from service.plan_answers import Plan
 from service.routes.catalog import known_menu
 from service.store.backend import Backend
 
@@ -25,10 +25,15 @@ async def post_plan(body: Annotated[bytes, Depends(json_body.read_body)], store:
 
     `assume` replaces what the data set would give; with both of its fields, `dataset` may be left out. A model that
     cannot be had, or not for such images, is a 422 that says what would do; 503 if no housekeeper answers within 10 s.
+    Of each worker that is there it is told whether it could run the job, and if not, why.
     """
     request, catalog = await run_in_threadpool(_checked, store, body)
     planned = await planning.plan(store, request, catalog)
-    return Plan.model_validate({"resolved_spec": _resolved_spec(request, catalog), **planned})
+    resolved_spec = plan_request.resolved(request, catalog).dump()
+    there = await run_in_threadpool(store.reader.workers)
+    workers = worker_answers.for_plan(fleet.demand_of(resolved_spec), there)
+    warnings = [*planned["warnings"], *worker_answers.warnings(workers)]
+    return Plan.model_validate({**planned, "resolved_spec": resolved_spec, "workers": workers, "warnings": warnings})
 
 
 def _checked(store: Backend, body: bytes) -> tuple[PlanRequest, Catalog]:
@@ -39,7 +44,3 @@ def _checked(store: Backend, body: bytes) -> tuple[PlanRequest, Catalog]:
     if problems:
         raise SpecInvalid(problems)
     return request, menu.catalog
-
-
-def _resolved_spec(request: PlanRequest, catalog: Catalog) -> dict[str, Any]:
-    return plan_request.resolved(request, catalog).dump()

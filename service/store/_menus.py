@@ -1,5 +1,6 @@
 """What all workers together can run: a megabyte that every job that comes asks for, and which is read once."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -35,6 +36,11 @@ class Menus:
             return None
         versions = [(row.id, row.started_at) for row in rows]
         return Menu(self._united(connection, versions, within_seconds), [_machine(row) for row in rows])
+
+    def catalogs(self, connection: Connection, within_seconds: float) -> Mapping[Version, Catalog]:
+        """Of each worker seen within so long."""
+        self.of_workers_seen(connection, within_seconds)
+        return self._catalogs
 
     def _united(self, connection: Connection, versions: list[Version], within_seconds: float) -> Catalog:
         known, union = self._union

@@ -19,12 +19,16 @@ LIVE = tuple(status for status in STATUSES if status not in ENDED)
 
 @dataclass(frozen=True)
 class Census:
-    """Jobs that have not ended are counted by tenant and status; `due_jobs` are those that a worker could claim now."""
+    """Jobs that have not ended are counted by tenant and status; `due_jobs` are those that a worker could claim now.
+
+    Workers that are drained are counted apart from those alive, and their slots with nobody's.
+    """
 
     jobs: Mapping[tuple[str, str], int]
     due_jobs: int
     oldest_due_seconds: float
     workers_alive: int
+    workers_drained: int
     workers_lost: int
     slots: int
     slots_busy: int
@@ -41,16 +45,12 @@ def take(engine: Engine) -> Census:
             connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"))
         now = clock(connection)
         due_jobs, due_since = _due(connection, now)
-        alive, lost, slots, busy = _workers(connection, now)
         pending, pending_since = _pending(connection, now)
         return Census(
             jobs=_live(connection),
             due_jobs=due_jobs,
             oldest_due_seconds=_age_seconds(due_since, now),
-            workers_alive=alive,
-            workers_lost=lost,
-            slots=slots,
-            slots_busy=busy,
+            **_workers(connection, now),
             pending_deliveries=pending,
             oldest_delivery_seconds=_age_seconds(pending_since, now),
             unanswered=_unanswered(connection),
@@ -73,12 +73,19 @@ def _due(connection: Connection, now: datetime) -> tuple[int, datetime | None]:
     return row[0], row[1]
 
 
-def _workers(connection: Connection, now: datetime) -> tuple[int, int, int, int]:
-    """How many are there, how many were lost lately, and the slots of those that are there."""
-    there = select(workers.c.seen_at, workers.c.slots, workers.c.busy)
+def _workers(connection: Connection, now: datetime) -> dict[str, int]:
+    """How many are there, how many of them are drained, how many were lost lately, and the slots of the first."""
+    there = select(workers.c.seen_at, workers.c.slots, workers.c.busy, workers.c.draining)
     rows = connection.execute(there.where(workers.c.left_at.is_(None), workers.c.seen_at > now - LOST)).all()
-    alive = [row for row in rows if row.seen_at >= now - ALIVE]
-    return len(alive), len(rows) - len(alive), sum(row.slots for row in alive), sum(row.busy for row in alive)
+    seen = [row for row in rows if row.seen_at >= now - ALIVE]
+    alive = [row for row in seen if row.draining is None]
+    return {
+        "workers_alive": len(alive),
+        "workers_drained": len(seen) - len(alive),
+        "workers_lost": sum(row.draining is None for row in rows) - len(alive),
+        "slots": sum(row.slots for row in alive),
+        "slots_busy": sum(row.busy for row in alive),
+    }
 
 
 def _pending(connection: Connection, now: datetime) -> tuple[int, datetime | None]:

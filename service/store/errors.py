@@ -12,6 +12,12 @@ class JobNotFound(Exception):
         self.job_id = job_id
 
 
+class WorkerNotFound(Exception):
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(f"no worker {worker_id[:60]!r} is at work")
+        self.worker_id = worker_id
+
+
 class CheckpointNotFound(Exception):
     def __init__(self, checkpoint_id: str) -> None:
         super().__init__(f"there is no checkpoint {checkpoint_id[:60]!r}")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, Update, and_, delete, insert, select,
 from sqlalchemy.exc import IntegrityError
 
 from acmix.events import Event
+from acmix.fleet import demand_of
 from service.store import (
     _checkpoints,
     _claims,
@@ -22,12 +23,13 @@ from service.store import (
     _sources,
     _submitting,
     _told,
+    _workers,
     vitals,
 )
-from service.store.database import clock, insert_or_replace, reading, writing
+from service.store.database import clock, reading, writing
 from service.store.errors import IdempotencyKeyReused, JobNotEnded, JobNotFound, LeaseLost, MoveRefused, WeightsNotFound
 from service.store.ids import new_id
-from service.store.rows import Checkpoint, Claim, Job, Json, Outcome, ToldJob, Weights, Wish, WorkerCard, read
+from service.store.rows import Checkpoint, Claim, Draining, Job, Json, Outcome, ToldJob, Weights, Wish, WorkerCard, read
 from service.store.scope import Scoped
 from service.store.states import CANCELLED_BY_USER, ENDED, allowed_actions
 from service.store.tables import attempts, checkpoints, jobs, labels, weights, workers
@@ -156,57 +158,68 @@ class Ledger(Scoped):
             if not connection.execute(delete(weights).where(this)).rowcount:
                 raise WeightsNotFound(weights_id)
 
+    def drain(self, worker_id: str, what_of_its_jobs: Draining) -> bool:
+        """Order a worker to take on nothing more; returns whether anything changed. WorkerNotFound."""
+        with self._writing.begin() as connection:
+            return _workers.order(connection, worker_id, what_of_its_jobs)
+
+    def take_back(self, worker_id: str) -> bool:
+        """Have a drained worker take on jobs again; returns whether anything changed. WorkerNotFound."""
+        with self._writing.begin() as connection:
+            return _workers.order(connection, worker_id, None)
+
     # What the worker writes
 
     def enrol(self, card: WorkerCard) -> None:
         """A worker is here, with this menu."""
         with self._writing.begin() as connection:
-            now = clock(connection)
-            row = {
-                "id": card.id,
-                "host": card.host,
-                "slots": card.slots,
-                "busy": 0,
-                "devices": [device.model_dump(mode="json") for device in card.devices],
-                "labels": list(card.labels),
-                "cores": card.cores,
-                "load": None,
-                "draining": None,
-                "versions": dict(card.versions),
-                "catalog": card.catalog.model_dump(mode="json"),
-                "started_at": now,
-                "seen_at": now,
-                "left_at": None,
-            }
-            insert_or_replace(connection, workers, [row])
+            _workers.enrol(connection, card)
 
-    def seen(self, worker_id: str, busy: int) -> None:
-        """A worker is alive, with so many slots at work."""
+    def seen(self, worker_id: str, busy: int, load: Json | None = None) -> Draining | None:
+        """A worker is alive, with so many slots at work, and fares so; returns what is ordered of it."""
         with self._writing.begin() as connection:
-            alive = update(workers).where(workers.c.id == worker_id)
-            connection.execute(alive.values(busy=busy, seen_at=clock(connection)))
+            return _workers.seen(connection, worker_id, busy, load)
 
     def leave(self, worker_id: str) -> None:
         """A worker has gone; its menu stays known for as long as that of one last seen now."""
         with self._writing.begin() as connection:
-            now = clock(connection)
-            gone = update(workers).where(workers.c.id == worker_id)
-            connection.execute(gone.values(busy=0, seen_at=now, left_at=now))
+            _workers.leave(connection, worker_id)
 
-    def claim(self, worker_id: str, *, gpus_free: int | None, can_run: Callable[[Json], bool]) -> Claim | None:
+    def claim(
+        self,
+        worker_id: str,
+        *,
+        free: Sequence[int] | None = None,
+        slots: int = 1,  # noqa: ARG002  # of no use to the shim
+        has_gpus: bool = False,
+        gpus_free: int | None = None,
+        can_run: Callable[..., bool],
+    ) -> Claim | None:
         """Begin the next attempt of the first job in claim order that fits; None if there is none.
 
         Args:
-            gpus_free: how many GPUs the worker can give; None or 0 where it has none.
-            can_run: whether the worker's own menu can serve a resolved spec.
+            free: numbers of the worker's slots that no job holds, of `slots` that it has.
+            has_gpus: whether its slots are of GPUs.
+            can_run: whether the worker can run such a demand, of that resolved spec.
         """
-        free = gpus_free or 0
+        gpus = len(free) if free and has_gpus else gpus_free or 0
+
+        def fits(resolved_spec: Json) -> bool:
+            if free is None:
+                return can_run(resolved_spec)
+            demand = demand_of(resolved_spec)
+            return demand.slots <= len(free) and can_run(demand, resolved_spec)
+
         with self._writing.begin() as connection:
-            job = _claims.lock_next(connection, clock(connection), free, can_run)
+            draining = connection.execute(select(workers.c.draining).where(workers.c.id == worker_id)).scalar()
+            if draining:
+                return None
+            job = _claims.lock_next(connection, clock(connection), gpus, fits)
             if job is None:
                 return None
             now = clock(connection)
-            return _claims.take(connection, job, now, worker_id, lease_seconds=self._lease_seconds, gpus_free=free)
+            claim = _claims.take(connection, job, now, worker_id, lease_seconds=self._lease_seconds, gpus_free=gpus)
+            return replace(claim, slots=tuple((free or (0,))[: demand_of(claim.job.resolved_spec).slots]))
 
     def rewind(self, job_id: str, attempt: int, to: Checkpoint | None, *, why: str) -> list[Checkpoint]:
         """Go back to an older checkpoint, or the start, because newer ones cannot be read; returns those, unlisted.

@@ -5,14 +5,21 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, literal, null, select
+from sqlalchemy import Connection, Engine, Select, null, select
 
-from acmix.catalog import Catalog, Device
-from service.store import _claims, _lanes, _series, _sources, _told
+from acmix.catalog import Catalog
+from service.store import _claims, _lanes, _series, _sources, _told, _workers
 from service.store._checkpoints import NEWEST_FIRST
 from service.store._menus import Menus
-from service.store.database import clock, clock_time, reading
-from service.store.errors import CheckpointNotFound, DatasetNotFound, JobNotFound, WebhookNotFound, WeightsNotFound
+from service.store.database import clock, reading
+from service.store.errors import (
+    CheckpointNotFound,
+    DatasetNotFound,
+    JobNotFound,
+    WebhookNotFound,
+    WeightsNotFound,
+    WorkerNotFound,
+)
 from service.store.rows import (
     Attempt,
     Checkpoint,
@@ -50,6 +57,7 @@ from service.store.tables import (
 )
 
 DAY_SECONDS = 86_400
+SEEN_WITHIN_DAYS = 7.0  # a worker whose menu is known
 T = TypeVar("T")
 Listed = TypeVar("Listed", ToldJob, Weights, Dataset, Webhook, Delivery)
 
@@ -297,21 +305,32 @@ class Reader(Scoped):
 
     def workers(self, seen_within_seconds: float = 90) -> list[Worker]:
         """Those at work, the longest there first."""
-        seen = workers.c.seen_at >= clock_time(ago_seconds=literal(seen_within_seconds))
-        wanted = select(workers).where(seen, workers.c.left_at.is_(None))
         with self._engine.connect() as connection:
-            rows = connection.execute(wanted.order_by(workers.c.started_at, workers.c.id))
-            return [_worker(row) for row in rows.mappings()]
+            return self._workers(connection, _workers.alive(seen_within_seconds))
 
-    def menu(self, seen_within_days: float = 7) -> Menu | None:
+    def worker(self, worker_id: str) -> Worker:
+        """One that has not left; WorkerNotFound."""
+        with self._engine.connect() as connection:
+            this = select(*_workers.KNOWN).where(workers.c.id == worker_id, _workers.THERE)
+            found = self._workers(connection, this)
+        if not found:
+            raise WorkerNotFound(worker_id)
+        return found[0]
+
+    def menu(self, seen_within_days: float = SEEN_WITHIN_DAYS) -> Menu | None:
         """What workers seen lately can run, all of them together; None while there is none."""
         with self._engine.connect() as connection:
             return self._menus.of_workers_seen(connection, DAY_SECONDS * seen_within_days)
 
-    def catalog(self, seen_within_days: float = 7) -> Catalog | None:
+    def catalog(self, seen_within_days: float = SEEN_WITHIN_DAYS) -> Catalog | None:
         """The union of all menus posted by workers seen lately; None while there is none."""
         found = self.menu(seen_within_days)
         return found.catalog if found else None
+
+    def _workers(self, connection: Connection, wanted: Select[Any]) -> list[Worker]:
+        rows = connection.execute(wanted).mappings().all()
+        catalogs = self._menus.catalogs(connection, DAY_SECONDS * SEEN_WITHIN_DAYS)
+        return _workers.told(connection, rows, catalogs, self._mine(jobs))
 
     def _page_told(self, wanted: Select[Any], limit: int, given: Mapping[str, Any] | None = None) -> Page[ToldJob]:
         with self._engine.connect() as connection:
@@ -331,9 +350,3 @@ def _page(found: list[Listed], limit: int) -> Page[Listed]:
     has_more = len(found) > limit
     data = found[:limit]
     return Page(data, has_more, data[-1].id if has_more else None)
-
-
-def _worker(row: Mapping[Any, Any]) -> Worker:
-    devices = [Device.model_validate(device) for device in row["devices"]]
-    labels, catalog = row["labels"] or [], Catalog.model_validate(row["catalog"])
-    return read(Worker, {**row, "devices": devices, "labels": labels, "catalog": catalog})

@@ -329,11 +329,15 @@ class Menu:
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that is now the worker's, and the checkpoint it goes on from; attempts before it ran for `ran_seconds`."""
+    """A job that is now the worker's, and the checkpoint it goes on from; attempts before it ran for `ran_seconds`.
+
+    `slots` are the numbers of those that it takes.
+    """
 
     job: Job
     resume: Checkpoint | None
     ran_seconds: float = 0.0
+    slots: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 
 from acmix import spec
 from acmix.catalog import Catalog, Device
-from acmix.fleet import Demand, Machine, demand_of, is_of_kind, unmet
+from acmix.fleet import SHARED, Demand, Machine, demand_of, is_of_kind, unmet
 from acmix.resolve import resolve
 from tests.service.menu import catalog
 
@@ -21,6 +21,9 @@ def demand(resources: dict[str, Any] | None = None, **changes: Any) -> Demand:
 def machine(gpus: int, name: str = "NVIDIA A100-SXM4-80GB", *labels: str) -> Machine:
     devices = [Device(index=index, name=name, memory_bytes=80 * GIB) for index in range(gpus)]
     return Machine(tuple(devices), frozenset(labels))
+
+
+DIVIDED = Machine(tuple(part.model_copy(update={"uuid": f"MIG-{part.index}"}) for part in machine(2).devices))
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,12 @@ def machine(gpus: int, name: str = "NVIDIA A100-SXM4-80GB", *labels: str) -> Mac
         ({"memory_bytes": 80 * GIB + 1}, machine(1), "its GPUs have less than"),
         ({"labels": ["fast", "quiet"]}, machine(1, "T4", "fast", "quiet", "old"), None),
         ({"labels": ["fast", "quiet"]}, machine(1, "T4", "fast"), "it has no label quiet"),
+        ({}, machine(2, "T4", SHARED), "its GPUs are shared, and the job has no label shared"),
+        ({"gpus": 1, "labels": [SHARED]}, machine(2, "T4", SHARED), None),
+        ({"gpus": 2, "labels": [SHARED]}, machine(2, "T4", SHARED), "its GPUs are shared, of which a job can have one"),
+        ({"gpus": 1}, DIVIDED, None),
+        ({"gpus": 2}, DIVIDED, "its GPUs are parts of divided ones, of which a job can have one, and 2 are asked for"),
+        ({"gpus": 3}, DIVIDED, "it has 2 GPUs and 3 are asked for"),
     ],
 )
 def test_a_worker_is_asked_for_what_the_job_needs(
@@ -89,3 +98,11 @@ def test_a_spec_of_another_version_is_another_demand() -> None:
     older = {**resolved, "resources": {"gpus": "auto", "max_runtime_seconds": None}}
     newer = {**resolved, "training": {**resolved["training"], "unheard_of": 1}}
     assert len({demand_of(each).shape for each in (resolved, older, newer)}) == 3
+
+
+def test_what_is_planned_without_a_data_set_asks_for_none() -> None:
+    resolved = resolve(spec.parse(LEAST), catalog()).dump()
+    del resolved["dataset"]
+    asked = demand_of(resolved)
+    assert asked.names["datasets"] == ()
+    assert unmet(asked, Machine(), catalog()) is None

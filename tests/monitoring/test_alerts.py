@@ -60,7 +60,11 @@ CASES = {
         12,
     ),
     "AcmixTargetDown": Case({'up{job="acmix-worker"}': "1x60"}, {'up{job="acmix-worker"}': "0x60"}, 6),
-    "AcmixNoWorkerAlive": Case({"acmix_workers_alive": "2x60"}, {"acmix_workers_alive": "2 1 0x60"}, 6),
+    "AcmixNoWorkerAlive": Case(
+        {"acmix_workers_alive": "2 1 0x60", "acmix_workers_drained": "0 0 1x60"},
+        {"acmix_workers_alive": "2 1 0x60", "acmix_workers_drained": "0x60"},
+        6,
+    ),
     "AcmixWorkerLost": Case({"acmix_workers_lost": "0x60"}, {"acmix_workers_lost": "0 1x60"}, 3),
     "AcmixQueueStuck": Case(
         {"acmix_queue_oldest_due_seconds": "400x60", "acmix_slots": "2x60", "acmix_slots_busy": "2x60"},

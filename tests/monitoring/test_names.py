@@ -13,17 +13,20 @@ from service.store.vitals import REGISTRY
 from service.vitals import _OfDatabase
 from tests.monitoring.promtool import MONITORING, ROOT, expressions_of_the_dashboard, needs_promtool, promtool
 from tests.monitoring.test_alerts import ALERTS
-from worker import gpus, vitals
+from tests.worker.nvml import Nvml
+from worker import vitals
+from worker.driver import Driver
+from worker.gpus import Gpus
 
 DOCS = (ROOT / "docs" / "monitoring.md").read_text()
 NAME = re.compile(r"\b(?:acmix|process)_[a-z_]+")
-CENSUS = Census({("a", "queued"): 1}, 1, 1, 1, 0, 1, 1, 1, 1, {"plans": 1}, {"a": 1.0})
+CENSUS = Census({("a", "queued"): 1}, 1, 1, 1, 0, 0, 1, 1, 1, 1, {"plans": 1}, {"a": 1.0})
 assert vitals  # imported for what it registers
 
 
 def told() -> dict[str, Metric]:
     """All that any process tells, by the name that stands in the documentation."""
-    of_gpus = gpus.Gpus(None).describe()
+    of_gpus = Gpus(Driver(Nvml())).describe()
     families = [
         *REGISTRY.collect(),
         *of_gpus,

@@ -62,6 +62,8 @@ DATA_WRITE = """
     DELETE /v1/weights/{weights_id}
 """
 ADMIN = """
+    POST /v1/workers/{worker_id}/drain
+    POST /v1/workers/{worker_id}/resume
     GET /metrics
     POST /v1/webhooks
     GET /v1/webhooks
@@ -87,6 +89,7 @@ IDS = {
     "dataset_id": "ds",
     "webhook_id": "whk",
     "delivery_id": "dlv",
+    "worker_id": "wk",
 }
 
 

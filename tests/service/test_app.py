@@ -89,7 +89,8 @@ def test_the_openapi_document_describes_every_path_of_the_api(api: Deployed) -> 
     assert ("/v1/plans", "post") in described
     assert ("/v1/checkpoints/{checkpoint_id}/predict", "post") in described
     assert ("/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/retry", "post") in described
-    assert len(described) == 46
+    assert ("/v1/workers/{worker_id}/drain", "post") in described
+    assert len(described) == 48
 
 
 def test_the_openapi_document_describes_the_spec_and_the_problems(api: Deployed) -> None:

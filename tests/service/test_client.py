@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from acmix.catalog import Device
 from service import client as client_module
+from service.cli import main
 from service.client import Client, RequestRefused, ServiceUnreachable
 from service.routes import events as event_routes
-from service.store.rows import Outcome
+from service.store.rows import Outcome, WorkerCard
 from tests.service.deployed import Deployed, served, spec
+from tests.service.menu import catalog
 from tests.service.work import claim, evaluation, metrics, save, trace
 
 
@@ -121,3 +125,35 @@ def test_a_service_that_is_not_there_is_told_in_a_sentence() -> None:
 def test_following_a_job_that_is_not_there_does_not_wait(client: Client) -> None:
     with pytest.raises(RequestRefused, match="there is no job"):
         list(client.follow("job_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"))
+
+
+def test_a_worker_is_drained_and_taken_back_by_its_id(client: Client) -> None:
+    (worker,) = client.workers()
+    assert client.drain_worker(worker["id"], requeue=True)["draining"] == "requeue"
+    assert client.workers()[0]["draining"] == "requeue"
+    assert client.drain_worker(worker["id"])["draining"] == "finish"
+    assert client.resume_worker(worker["id"])["draining"] is None
+    with pytest.raises(RequestRefused, match="no worker 'wk_gone' is at work"):
+        client.drain_worker("wk_gone")
+
+
+def test_the_command_line_lists_drains_and_takes_back_workers(api: Deployed, client: Client) -> None:
+    def run(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["workers", *words, "--url", client.url])
+        return done.exit_code, done.output
+
+    cards = [Device(index=index, name="H200", memory_bytes=2**37) for index in range(2)]
+    api.ledger.enrol(WorkerCard("worker-2", "host", 2, cards, {}, catalog(), ["nvme", "rack-3"], 8))
+    aside = {"index": 1, "jobs": [], "put_aside": "the driver has lost it"}
+    cpu = {"load": None, "memory_used_bytes": None, "memory_bytes": None}
+    api.ledger.seen("worker-2", 1, {"devices": [aside], "cpu": cpu, "free_slots": 0})
+    first = "worker-1\thost\t0 of 1\tCPU\t\t{}\n"
+    second = "worker-2\thost\t1 of 2\tH200, H200: the driver has lost it\tnvme,rack-3\t{}\n"
+    assert run() == (0, first.format("taking jobs") + second.format("taking jobs"))
+    assert run("drain", "worker-2", "--requeue") == (0, "1 of 2\n")
+    assert run("drain", "worker-1") == (0, "0 of 1\n")
+    assert run() == (0, first.format("drained, jobs finish") + second.format("drained, jobs requeue"))
+    assert run("resume", "worker-1") == (0, "")
+    assert run()[1].startswith(first.format("taking jobs"))
+    status, said = run("resume", "worker-3")
+    assert (status, said) == (1, "acmix: no worker 'worker-3' is at work\n")

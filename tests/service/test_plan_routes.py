@@ -2,15 +2,19 @@
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from redis import Redis
 from sqlalchemy import func, select
 
+from acmix.catalog import Device
 from service import planning
+from service.store.rows import WorkerCard
 from service.store.tables import plans
 from tests.service.deployed import PLAN, Deployed, spec
+from tests.service.menu import catalog
 from tests.service.work import at_once, until
 
 ASSUMED = {"num_classes": 10, "image_px": 32}
@@ -56,7 +60,8 @@ def test_the_body_of_a_job_is_planned_and_no_job_comes_of_it(api: Deployed) -> N
     with api.housekeeper(planned) as asked:
         response = api.plan(spec())
     assert response.status_code == 200, response.text
-    assert response.json() == {"resolved_spec": api.submit()["resolved_spec"], **PLAN}
+    workers = [{"id": "worker-1", "host": "host", "can_run": True, "why": None, "free_slots": 1}]
+    assert response.json() == {"resolved_spec": api.submit()["resolved_spec"], **PLAN, "workers": workers}
     assert len(api.get("/v1/jobs")["data"]) == 1
     [request] = asked
     assert request["assume"] == {"num_classes": 10, "image_px": 8}
@@ -292,3 +297,52 @@ def test_a_body_that_no_job_could_have_is_refused_before_anything_is_looked_up(a
     assert faults(response, 400)[0]["code"] == "malformed"
     response = api.http.post("/v1/plans", content=json.dumps(spec()), headers={"Content-Type": "text/plain"})
     assert faults(response, 415) == []
+
+
+def planned_workers(api: Deployed, **changes: Any) -> tuple[dict[str, tuple[Any, ...]], list[str]]:
+    """By id whether each could run such a job, why not, and its free slots; and what is warned of."""
+    with api.housekeeper(planned):
+        answered = api.plan({**spec(), **changes})
+    assert answered.status_code == 200, answered.text
+    told = {each["id"]: (each["can_run"], each["why"], each["free_slots"]) for each in answered.json()["workers"]}
+    return told, [warning for warning in answered.json()["warnings"] if warning not in PLAN["warnings"]]
+
+
+def card_of(worker: str, menu: Any = None, *, gpus: int = 0, labels: Sequence[str] = ()) -> WorkerCard:
+    cards = [Device(index=index, name="NVIDIA H200", memory_bytes=2**37) for index in range(gpus)]
+    return WorkerCard(worker, f"host of {worker}", max(1, gpus), cards, {}, menu or catalog(), labels, 8)
+
+
+def test_a_plan_tells_who_could_run_the_job_and_why_others_could_not(api: Deployed) -> None:
+    api.ledger.enrol(card_of("worker-2", gpus=4))
+    api.ledger.enrol(card_of("worker-3", catalog().model_copy(update={"mixers": []}), gpus=4))
+    api.ledger.seen("worker-2", 1, {"free_slots": 2, "devices": [], "cpu": None})
+    told, warnings = planned_workers(api, resources={"gpus": 2})
+    assert told == {
+        "worker-1": (False, "it has 0 GPUs and 2 are asked for", 1),
+        "worker-2": (True, None, 2),
+        "worker-3": (False, "its catalog has no acmix", 4),
+    }
+    assert warnings == []
+
+
+def test_a_plan_warns_where_nobody_who_is_there_could_run_the_job(api: Deployed) -> None:
+    api.ledger.enrol(card_of("worker-2", gpus=4, labels=["shared"]))
+    api.ledger.enrol(card_of("worker-3", gpus=4))
+    told, warnings = planned_workers(api, resources={"gpus": 1})
+    assert (told["worker-2"][0], told["worker-3"][0], warnings) == (False, True, [])
+    api.http.post("/v1/workers/worker-3/drain")
+    told, [warning] = planned_workers(api, resources={"gpus": 1})
+    assert told["worker-3"] == (False, "it is being drained and takes on nothing more", 0)
+    assert warning.startswith(
+        "no worker that is there now could run it: it has 0 GPUs and 1 are asked for; its GPUs are"
+    )
+    for worker in ("worker-1", "worker-2", "worker-3"):
+        api.ledger.leave(worker)
+    assert planned_workers(api, resources={"gpus": 1}) == ({}, ["no worker is there now to run it"])
+
+
+def test_a_plan_without_a_data_set_tells_it_too(api: Deployed) -> None:
+    with api.housekeeper(planned):
+        answered = api.plan(without("dataset", assume=ASSUMED))
+    assert [each["can_run"] for each in answered.json()["workers"]] == [True]

@@ -68,6 +68,23 @@ def test_what_is_no_network_is_refused_with_what_would_do(value: str) -> None:
         settings.load({"WEBHOOK_NETWORKS": value})
 
 
+def test_labels_are_separated_by_commas_and_there_are_none_by_default() -> None:
+    assert settings.load({"WORKER_LABELS": " nvme, rack 3,,"}).worker_labels == ("nvme", "rack 3")
+    assert settings.load({}).worker_labels == ()
+
+
+@pytest.mark.parametrize("value", ["a\tb", "ok," + "x" * 201])
+def test_a_label_that_no_spec_could_ask_for_is_refused(value: str) -> None:
+    with pytest.raises(SettingInvalid, match=r"WORKER_LABELS=.* will not do; labels of at most 200 characters"):
+        settings.load({"WORKER_LABELS": value})
+
+
+def test_a_gpu_has_one_slot_unless_shares_are_asked_for() -> None:
+    assert [settings.load({"SLOTS_PER_GPU": text}).slots_per_gpu for text in ("", "4")] == [1, 4]
+    with pytest.raises(SettingInvalid, match="SLOTS_PER_GPU='0' will not do; a whole number from 1 to 16 would"):
+        settings.load({"SLOTS_PER_GPU": "0"})
+
+
 def test_a_file_of_certificates_must_hold_some(tmp_path: Path) -> None:
     assert settings.load({}).webhook_ca_file is None
     own = ssl.create_default_context().get_ca_certs(binary_form=True)[0]

@@ -41,8 +41,9 @@ class Two:
         return self.api.http.request(method, path.format(**ids), headers=headers, **body)
 
     def id_paths(self) -> list[str]:
+        """Of things that a tenant has; workers are everybody's."""
         found = {route.path for part in self.api.app.state.routers for route in part.routes}
-        return sorted(path for path in found if "{" in path)
+        return sorted(path for path in found if "{" in path and not path.startswith("/v1/workers/"))
 
 
 @pytest.fixture
@@ -124,6 +125,23 @@ def test_no_spec_reaches_what_is_anothers(two: Two, path: str) -> None:
         (fault,) = refused.json()["errors"]
         assert (fault["pointer"], fault["code"]) == (pointer, "unknown_id")
     assert not two.api.app.state.backend.of("ours").reader.jobs().data
+
+
+def test_of_the_jobs_that_a_worker_runs_each_tenant_is_told_its_own(two: Two) -> None:
+    theirs = work.claim(two.api.ledger).job.id
+    ours = two.api.http.post("/v1/jobs", json=spec(), headers=two.ours).json()["id"]
+    two.api.enrol(gpus=1)
+    told = {"index": 0, "jobs": [theirs, ours], "put_aside": None}
+    two.api.ledger.seen(
+        "worker-1", 1, {"devices": [told], "cpu": {"load": None, "memory_used_bytes": None, "memory_bytes": None}}
+    )
+    for who, job in ((two.ours, ours), (two.theirs, theirs)):
+        answered = two.call(who, "GET", "/v1/workers", {})
+        (worker,) = answered.json()["data"]
+        assert (worker["busy"], worker["devices"][0]["jobs"]) == (1, [job])
+        assert ({ours, theirs} - {job}).pop() not in answered.text
+        drained = two.call(who, "POST", "/v1/workers/worker-1/drain", {}, content=None, headers={})
+        assert drained.json()["devices"][0]["jobs"] == [job]
 
 
 def test_an_idempotency_key_is_its_tenants_own(two: Two) -> None:

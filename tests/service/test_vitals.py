@@ -140,6 +140,20 @@ def test_a_worker_is_alive_lost_or_gone(api: Deployed) -> None:
     assert (found("acmix_workers_alive"), found("acmix_workers_lost")) == (0, 0)
 
 
+def test_a_drained_worker_is_counted_apart_from_those_alive_and_is_never_lost(api: Deployed) -> None:
+    api.enrol(gpus=2)
+    api.ledger.seen("worker-1", 1)
+    api.ledger.drain("worker-1", "finish")
+    names = ("workers_alive", "workers_drained", "workers_lost", "slots", "slots_busy")
+    found = scrape(api)
+    assert [found(f"acmix_{name}") for name in names] == [0, 1, 0, 0, 0]
+    with writing(api.app.state.backend.engine).begin() as connection:
+        then = clock(connection).timestamp() - 120
+        connection.execute(update(workers).values(seen_at=clock(connection).fromtimestamp(then).astimezone()))
+    found = scrape(api)
+    assert [found(f"acmix_{name}") for name in names] == [0, 0, 0, 0, 0]
+
+
 @on_sqlite
 def test_ended_jobs_are_counted_by_status_and_reason_from_zero(api: Deployed) -> None:
     ended = "acmix_jobs_ended_total"

@@ -91,6 +91,15 @@ def test_what_a_run_leaves_behind_holds_nobody_up(end: str, start: Start) -> Non
     until(lambda: is_gone(last_word.data["pid"]))
 
 
+def test_a_process_that_no_signal_ends_holds_nobody_up_for_long(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs in a driver keeps the run's pipes open; here it is only in a session of its own."""
+    monkeypatch.setattr(child_module, "PIPES_SECONDS", 0.2)
+    child = start("tell('progress', pid=subprocess.Popen(['sleep', '1000'], start_new_session=True).pid)")
+    [last_word] = said(child)
+    assert not is_gone(last_word.data["pid"])
+    os.kill(last_word.data["pid"], signal.SIGKILL)
+
+
 def test_a_run_asked_to_stop_still_has_its_own_children(start: Start) -> None:
     child = start("""
         def stop(*_):
