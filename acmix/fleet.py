@@ -84,10 +84,10 @@ def demand_of(resolved_spec: Mapping[str, Any]) -> Demand:
 
 def unmet(demand: Demand, machine: Machine, catalog: Catalog) -> str | None:
     """Why a worker cannot run such a job, whatever else it has to do; None where it can."""
-    return next(_lacks(demand, machine), None) or next(_unknown(demand, catalog), None)
+    return next(lacks(demand, machine), None) or next(_unknown(demand, catalog), None)
 
 
-def _lacks(demand: Demand, machine: Machine) -> Iterator[str]:
+def lacks(demand: Demand, machine: Machine) -> Iterator[str]:
     """What of the machine does not do."""
     devices = machine.devices
     if demand.gpus and demand.gpus > len(devices):

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from acmix.catalog import BackboneEntry, Catalog, Entry, MixerEntry, MixerForm, Slot, claim
 from acmix.errors import Problem, nearest, unknown_name, unknown_variant
-from acmix.fleet import Machine, is_of_kind
+from acmix.fleet import Machine, demand_of, is_of_kind, lacks
 from acmix.option_schema import Path, option_problems, with_defaults
 from acmix.spec import AnySpec, Choice, FlatChoice, JobSpec, Swap, pointer
 
@@ -331,6 +331,16 @@ def _fleet_problems(spec: JobSpec, fleet: Sequence[Machine] | None) -> Iterator[
     """What no worker of the last days could give."""
     if fleet is None:
         return
+    faults = list(_missing(spec, fleet))
+    yield from faults
+    why = [next(lacks(demand_of(spec.dump()), machine), None) for machine in fleet]
+    if why and not faults and None not in why:
+        message = f"no worker of the last 7 days could run it; of the last, {why[-1]}"
+        yield Problem("/resources", "no_worker", message)
+
+
+def _missing(spec: JobSpec, fleet: Sequence[Machine]) -> Iterator[Problem]:
+    """What is asked for by a single field and nobody has."""
     asked, gpus = spec.resources, spec.resources.gpus
     most = max((len(machine.devices) for machine in fleet), default=0)
     if gpus != "auto" and gpus > most:

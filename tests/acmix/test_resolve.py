@@ -244,6 +244,20 @@ def test_what_no_worker_could_give_is_refused(resources: dict[str, Any], at: str
     assert problem.pointer == at
 
 
+def test_what_no_single_worker_has_together_is_refused() -> None:
+    """Four GPUs has one, and an A100 the other."""
+    fleet = [machine(4, "Tesla T4"), machine(1)]
+    (problem,) = problems(fleet=fleet, resources={"gpus": 4, "gpu_kind": "A100"})
+    assert (problem.pointer, problem.code) == ("/resources", "no_worker")
+    assert problem.message.endswith("of the last, it has 1 GPU and 4 are asked for")
+
+
+def test_a_fleet_of_shared_gpus_takes_only_jobs_that_agree_to_meet_others() -> None:
+    shared = [machine(2, labels=["shared"])]
+    assert [each.pointer for each in problems(fleet=shared)] == ["/resources"]
+    assert problems(fleet=shared, resources={"labels": ["shared"]}) == []
+
+
 def test_a_mistyped_label_is_told_the_nearest() -> None:
     (problem,) = problems(
         fleet=[machine(1, labels=["fast"]), machine(1, labels=["slow"])], resources={"labels": ["fsat"]}
