@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from acmix import spec
 from acmix.catalog import Catalog, Device
 from acmix.errors import SpecInvalid
+from acmix.fleet import Demand
 from service import logs
 from service.store.backend import Backend
 from service.store.errors import ArtifactsAway
@@ -118,7 +119,9 @@ class Node:
         """Claim a job and see it through; False when there is none, or its files could not be reached."""
         if not self._reaches_files():
             return False
-        claim = self.ledger.claim(self.id, gpus_free=min(1, len(self.card.devices)), can_run=self._can_run)
+        claim = self.ledger.claim(
+            self.id, free=[slot], slots=self.slots, has_gpus=bool(self.card.devices), can_run=self._can_run
+        )
         if claim is None:
             return False
         devices = [self.card.devices[slot]] if claim.job.resolved_spec["resources"]["gpus"] else []
@@ -140,7 +143,7 @@ class Node:
         self._files_trusted_until = time.monotonic() + FILES_TRUSTED_SECONDS
         return True
 
-    def _can_run(self, resolved_spec: dict[str, Any]) -> bool:
+    def _can_run(self, _demand: Demand, resolved_spec: dict[str, Any]) -> bool:
         """Whether every name of a spec is on this machine's menu. A spec of another version is left to its workers."""
         try:
             job = spec.parse(resolved_spec)

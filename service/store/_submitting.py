@@ -17,6 +17,7 @@ from service.store.states import AGING_SECONDS
 TEXTS = ("spec", "resolved_spec", "metadata")
 GIVEN = (
     *("id", "tenant", "kind", "name", "status", *TEXTS, "parent", "attempt", "failures", "losses", "priority", "gpus"),
+    *("demand", "slots", "max_runtime_seconds"),
     *("last_event", "last_log_line", "idempotency_key", "body_sha256", "request_id"),
 )
 EVENT = json.dumps({"status": "queued", "reason": None})

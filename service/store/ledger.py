@@ -11,7 +11,9 @@ from sqlalchemy import Connection, Engine, Update, and_, delete, insert, select,
 from sqlalchemy.exc import IntegrityError
 
 from acmix.events import Event
+from acmix.fleet import Demand, demand_of
 from service.store import (
+    _abilities,
     _checkpoints,
     _claims,
     _endings,
@@ -19,11 +21,13 @@ from service.store import (
     _lanes,
     _projections,
     _quotas,
+    _reservations,
     _sources,
     _submitting,
     _told,
     vitals,
 )
+from service.store._abilities import Offer
 from service.store.database import clock, insert_or_replace, reading, writing
 from service.store.errors import IdempotencyKeyReused, JobNotEnded, JobNotFound, LeaseLost, MoveRefused, WeightsNotFound
 from service.store.ids import new_id
@@ -32,6 +36,7 @@ from service.store.scope import Scoped
 from service.store.states import CANCELLED_BY_USER, ENDED, allowed_actions
 from service.store.tables import attempts, checkpoints, jobs, labels, weights, workers
 
+RESERVE_AFTER_SECONDS = 300.0
 ADD_JOB, ADD_LABELS = insert(jobs), insert(labels)
 
 
@@ -39,12 +44,20 @@ class Ledger(Scoped):
     """Writes of the API, of the worker (each fenced by the attempt: LeaseLost) and of the housekeeper."""
 
     def __init__(
-        self, engine: Engine, *, lease_seconds: float = 60.0, max_failures: int = 2, max_losses: int = 5
+        self,
+        engine: Engine,
+        *,
+        lease_seconds: float = 60.0,
+        max_failures: int = 2,
+        max_losses: int = 5,
+        reserve_after_seconds: float = RESERVE_AFTER_SECONDS,
     ) -> None:
         self._reading = reading(engine)
         self._writing = writing(engine)
         self._lease_seconds = lease_seconds
         self._budgets = _endings.Budgets(max_failures, max_losses)
+        self._reserve_after = timedelta(seconds=reserve_after_seconds)
+        self._demands: set[str] = set()  # those known to be written down
 
     # What the API writes
 
@@ -179,6 +192,7 @@ class Ledger(Scoped):
                 "left_at": None,
             }
             insert_or_replace(connection, workers, [row])
+            _abilities.forget(connection, card.id)
 
     def seen(self, worker_id: str, busy: int) -> None:
         """A worker is alive, with so many slots at work."""
@@ -192,21 +206,31 @@ class Ledger(Scoped):
             now = clock(connection)
             gone = update(workers).where(workers.c.id == worker_id)
             connection.execute(gone.values(busy=0, seen_at=now, left_at=now))
+            _reservations.lift(connection, worker=worker_id)
 
-    def claim(self, worker_id: str, *, gpus_free: int | None, can_run: Callable[[Json], bool]) -> Claim | None:
-        """Begin the next attempt of the first job in claim order that fits; None if there is none.
+    def claim(
+        self,
+        worker_id: str,
+        *,
+        free: Sequence[int],
+        slots: int,
+        has_gpus: bool,
+        can_run: Callable[[Demand, Json], bool],
+    ) -> Claim | None:
+        """Begin the next attempt of the first job, in the fair order, that fits the free slots; None if there is none.
 
         Args:
-            gpus_free: how many GPUs the worker can give; None or 0 where it has none.
-            can_run: whether the worker's own menu can serve a resolved spec.
+            free: the numbers of the worker's free slots; a job is given the lowest of them.
+            slots: how many it has in all.
+            has_gpus: whether a slot is a GPU; on the CPU only jobs fit that ask for no GPU.
+            can_run: whether the worker could run a job of this demand, one of which has this resolved spec. It is
+                asked once for each demand.
         """
-        free = gpus_free or 0
+        if not free:
+            return None
+        offer = Offer(worker_id, tuple(free), slots, has_gpus, can_run)
         with self._writing.begin() as connection:
-            job = _claims.lock_next(connection, clock(connection), free, can_run)
-            if job is None:
-                return None
-            now = clock(connection)
-            return _claims.take(connection, job, now, worker_id, lease_seconds=self._lease_seconds, gpus_free=free)
+            return _claims.claim(connection, offer, lease_seconds=self._lease_seconds)
 
     def rewind(self, job_id: str, attempt: int, to: Checkpoint | None, *, why: str) -> list[Checkpoint]:
         """Go back to an older checkpoint, or the start, because newer ones cannot be read; returns those, unlisted.
@@ -313,14 +337,28 @@ class Ledger(Scoped):
     # What the housekeeper writes
 
     def sweep(self) -> list[str]:
-        """End the attempts whose lease ran out; returns the ids of their jobs, now queued, failed or as wished."""
+        """End the attempts whose lease ran out; returns the ids of their jobs, now queued, failed or as wished.
+
+        Then look after reservations.
+        """
         with self._writing.begin() as connection:
             now = clock(connection)
             expired = _endings.lock_expired(connection, now, self._lease_seconds)
             lost = [_endings.end_attempt(connection, job, now, Outcome("lost"), self._budgets) for job in expired]
         for job in lost:
             vitals.count_end(job)
+        self.reserve()
         return [job.id for job in lost]
+
+    def reserve(self) -> None:
+        """Keep a worker's slots for each job that has been blocked for long; lift reservations that have lapsed."""
+        with self._reading.connect() as connection:
+            if not _reservations.are_due(connection, clock(connection), self._reserve_after):
+                return
+        with self._writing.begin() as connection:
+            now = clock(connection)
+            exhausted = _quotas.exhausted(connection, now, locked=False)
+            _reservations.look_after(connection, now, self._reserve_after, exhausted)
 
     def long_queued(self, seconds: float) -> list[str]:
         """Jobs that could have been claimed and have waited longer than this, longest first: ring for them again."""
@@ -336,6 +374,7 @@ class Ledger(Scoped):
             return None
         try:
             with self._reading.connect() as connection:
+                self._know(connection, row)
                 return _submitting.at_once(connection, row)
         except IntegrityError:  # its key was used before
             return None
@@ -349,6 +388,7 @@ class Ledger(Scoped):
                 if first:
                     return first, False
                 now = clock(connection)
+                self._know(connection, row)
                 _quotas.check_queued(connection, self._owner, now)
                 _sources.lock(connection, row["resolved_spec"], self._tenant)
                 return _insert(connection, row, now), True
@@ -358,6 +398,12 @@ class Ledger(Scoped):
             if first is None:
                 raise
             return first, False
+
+    def _know(self, connection: Connection, row: Mapping[str, Any]) -> None:
+        """Have what a job demands written down. What another has removed meanwhile, a claim writes down again."""
+        if row["demand"] not in self._demands:
+            _abilities.keep(connection, clock(connection), [demand_of(row["resolved_spec"])])
+            self._demands.add(row["demand"])
 
     def _first_under(self, connection: Connection, idempotency_key: str | None, body_sha256: str) -> Job | None:
         """The job that this key made, if any; IdempotencyKeyReused if it was made from another body."""
@@ -398,6 +444,7 @@ def _new_row(
         "metadata": resolved_spec["metadata"],
         "priority": resolved_spec["priority"],
         "gpus": None if gpus == "auto" else gpus,
+        **_abilities.columns_of(resolved_spec)[1],
         "attempt": 0,
         "failures": 0,
         "losses": 0,

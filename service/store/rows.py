@@ -29,7 +29,8 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 class Job:
     """A job as it stands. `gpus` is what it asked for (None: auto); `attempt` 0 was never claimed.
 
-    `turn_at` decides whose turn it is: when it was queued, earlier by ten minutes a point of priority.
+    `turn_at` decides whose turn it is: when it was queued, earlier by ten minutes a point of priority. `blocked_at` is
+    when a worker first passed it over for want of free slots. `demand` and `slots` are None in older versions' rows.
     """
 
     id: str
@@ -49,13 +50,18 @@ class Job:
     losses: int
     priority: int
     gpus: int | None
+    demand: str | None
+    slots: int | None
+    max_runtime_seconds: float | None
     created_at: datetime
     queued_at: datetime
     turn_at: datetime
     not_before: datetime | None
+    blocked_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
     claimed_at: datetime | None
+    expected_end_at: datetime | None
     lease_expires_at: datetime | None
     worker: str | None
     devices: list[Any] | None
@@ -73,7 +79,8 @@ class Job:
 class ToldJob(NamedTuple):
     """A job as the API tells it; a tuple, since a hundred dataclasses of so many fields take a millisecond more.
 
-    Specs, devices, versions and metadata are the JSON text that is stored. `position` is its place in the queue.
+    Specs, devices, versions and metadata are the JSON text that is stored. `position` is its place
+    among the queued jobs of its tenant.
     """
 
     id: str
@@ -94,6 +101,7 @@ class ToldJob(NamedTuple):
     ended_at: datetime | None
     progress: Json | None
     progress_at: datetime | None
+    expected_end_at: datetime | None
     best: Json | None
     worker: str | None
     devices: str | None
@@ -185,7 +193,8 @@ class Weights:
 class Tenant:
     """Who works here; None is no limit. Stored bytes are those of checkpoints, weights and archives.
 
-    GPU hours are of a calendar month, by UTC; requests are of a minute.
+    GPU hours are of a calendar month, by UTC; requests are of a minute. `share` is its part of the fleet beside the
+    others' parts; None is 1.
     """
 
     name: str
@@ -194,6 +203,7 @@ class Tenant:
     most_stored_bytes: int | None
     most_gpu_hours: float | None
     most_requests: int | None
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -329,11 +339,15 @@ class Menu:
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that is now the worker's, and the checkpoint it goes on from; attempts before it ran for `ran_seconds`."""
+    """A job that is now the worker's, and the checkpoint it goes on from; attempts before it ran for `ran_seconds`.
+
+    `slots` are the numbers of those that it was given.
+    """
 
     job: Job
     resume: Checkpoint | None
-    ran_seconds: float = 0.0
+    ran_seconds: float
+    slots: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from service.store.reading import Reader
 from service.store.tenants import Tenants
 from tests.service.filled import fill
 from tests.service.plans import Node, nodes_of
+from tests.service.work import look
 
 TENANT = "tenant-7"
 JOB, RUNNING, QUEUED = (f"job_{number:026}" for number in (6_007, 97, 7_550))
@@ -84,8 +85,8 @@ CALLS: dict[str, Call] = {
     "whose a key is": lambda s: s.tenants.caller(s.key),
     "what a tenant uses": lambda s: s.tenants.usage(TENANT),
     "room for more bytes": lambda s: s.tenants.check_room(TENANT, 5),
-    "a claim with a GPU": lambda s: s.ledger.claim("wk_1", gpus_free=1, can_run=lambda _: False),
-    "a claim without a GPU": lambda s: s.ledger.claim("wk_1", gpus_free=0, can_run=lambda _: False),
+    "a claim with a GPU": lambda s: look(s.ledger, "wk_1", gpus=1, can_run=lambda *_: False),
+    "a claim without a GPU": lambda s: look(s.ledger, "wk_2", can_run=lambda *_: False),
     "a job under its key": lambda s: s.ledger.of(TENANT).made_under("key 8007", "0" * 64),
     "a wish": lambda s: s.ledger.wish(RUNNING, 1),
     "a heartbeat": lambda s: s.ledger.heartbeat(RUNNING, 1),

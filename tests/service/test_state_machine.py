@@ -26,7 +26,7 @@ from service.store.reading import Reader
 from service.store.rows import Claim, Job, Outcome
 from service.store.states import ENDED, MOVES
 from service.store.tables import metadata
-from tests.service.work import let_backoff_pass, let_lease_run_out, metrics, rows, save, submit
+from tests.service.work import let_backoff_pass, let_lease_run_out, look, metrics, rows, save, submit
 
 RETRYABLE = Reason("disk_full", "the disk is full", retryable=True)
 HOPELESS = Reason("diverged", "the loss is nan", "user")
@@ -78,7 +78,7 @@ class Calls(RuleBasedStateMachine):
 
     @rule(target=claims)
     def claim(self) -> Any:
-        claimed = self.ledger.claim("worker-1", gpus_free=None, can_run=lambda _: True)
+        claimed = look(self.ledger)
         return multiple() if claimed is None else claimed
 
     @rule(claim=claims, steps=st.integers(1, 3))
