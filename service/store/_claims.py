@@ -3,26 +3,45 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cache
 from heapq import merge
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, insert, literal, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    tuple_,
+)
 
 from acmix.events import Event
 from service.store import _abilities, _checkpoints, _journal, _lanes, _outbox, _quotas, _reservations
 from service.store._abilities import Offer
 from service.store._lanes import CLAIM_ORDER, Lane, Turn, due
-from service.store.database import clock
+from service.store.database import clock, clock_time
 from service.store.rows import Checkpoint, Claim, Job, Json, read
 from service.store.states import turn_at
 from service.store.tables import attempts, holdings, jobs, workers
 
 FIRST_TENANTS, MORE = 4, 8  # whose lanes are looked at together; each time so many times as many
-DRAINING = select(workers.c.draining).where(workers.c.id == bindparam("worker"))
+# What the planner knows of a queue that has just grown is out of date: for as long as a claim lasts, it is to consider
+# only what finds rows by an index and gives their order by itself.
+PLAN_BY_INDEX = ("enable_seqscan", "enable_sort", "enable_incremental_sort", "enable_hashjoin", "enable_mergejoin")
 HELD = (
     select(holdings.c.slot, and_(jobs.c.status == "running", jobs.c.attempt == holdings.c.attempt).label("is_live"))
     .join(jobs, jobs.c.id == holdings.c.job)
     .where(holdings.c.worker == bindparam("worker"))
+)
+BEGIN_ATTEMPT = insert(attempts).values(
+    host=select(workers.c.host).where(workers.c.id == bindparam("its_worker")).scalar_subquery()
 )
 
 
@@ -38,14 +57,14 @@ def behind(turn_at: datetime, job_id: str) -> ColumnElement[bool]:
 
 def claim(connection: Connection, offered: Offer, *, lease_seconds: float) -> Claim | None:
     """Begin the next attempt of the first job that this worker can run with its free slots, if there is one."""
-    if connection.execute(DRAINING, {"worker": offered.worker}).scalar_one_or_none():
+    opening = connection.execute(_opening(connection.dialect.name), {"worker": offered.worker}).one()
+    if opening.draining:
         _reservations.lift(connection, worker=offered.worker)
         return None
     offer = replace(offered, free=_really_free(connection, offered))
     if not offer.free:
         return None
-    _lanes.plan_by_index(connection)
-    now = clock(connection)
+    now = opening.now
     job, passed = _lock_next(connection, now, offer)
     _reservations.note_blocked(connection, now, passed)
     return take(connection, job, clock(connection), offer, lease_seconds=lease_seconds) if job else None
@@ -90,6 +109,15 @@ def release(connection: Connection, job: Job) -> None:
     connection.execute(delete(holdings).where(holdings.c.job == job.id))
 
 
+@cache
+def _opening(dialect: str) -> Select[Any]:
+    """What time it is, and whether the worker drains."""
+    draining = select(workers.c.draining).where(workers.c.id == bindparam("worker")).scalar_subquery()
+    settings = PLAN_BY_INDEX if dialect == "postgresql" else ()
+    settled = (func.set_config(name, "off", literal_column("true")) for name in settings)
+    return select(clock_time().label("now"), draining.label("draining"), *settled)
+
+
 def _really_free(connection: Connection, offer: Offer) -> tuple[int, ...]:
     """The lowest first; of those that the worker counts as free, an attempt may hold one that the sweep is to end.
 
@@ -118,7 +146,7 @@ def _lock_next(connection: Connection, now: datetime, offer: Offer) -> tuple[Job
             if job:
                 return job, []
     passed: list[Lane] = []
-    order = _lanes.fair_order(connection, now, exhausted)
+    order = _lanes.fair_order(connection, exhausted)
     for names in _more_and_more(order):
         for lanes in _abilities.judged(connection, now, offer, names).values():
             able = [lane for lane in lanes if lane.able]
@@ -183,14 +211,13 @@ def _ran_seconds(connection: Connection, job: Job) -> float:
 
 
 def _begin_attempt(connection: Connection, job: Job, now: datetime, resumed_from: Json | None) -> None:
-    host = connection.execute(select(workers.c.host).where(workers.c.id == job.worker)).scalar_one_or_none()
     row: dict[str, Any] = {
         "job": job.id,
         "number": job.attempt,
         "worker": job.worker,
-        "host": host,
+        "its_worker": job.worker,
         "started_at": now,
         "heartbeat_at": now,
         "resumed_from": resumed_from,
     }
-    connection.execute(insert(attempts).values(**row))
+    connection.execute(BEGIN_ATTEMPT, row)
