@@ -38,7 +38,9 @@ class Reason(Answer):
 
 
 class QueuePlace(Answer):
-    position: int | None = Field(description="1 is next; null unless queued")
+    position: int | None = Field(
+        description="among the queued jobs of its tenant, 1 being their next; null unless queued"
+    )
 
 
 class Progress(Answer):

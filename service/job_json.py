@@ -5,7 +5,6 @@ What comes out is a JobAnswer; a test says so.
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 
 import orjson
 from fastapi import Response
@@ -52,7 +51,7 @@ def _told(job: ToldJob) -> Json:
         "ended_at": job.ended_at,
         "queue": {"position": job.position},
         "progress": _progress(job),
-        "estimated_end_at": _estimated_end_at(job),
+        "estimated_end_at": job.expected_end_at,
         "best": _as(Best, job.best),
         "worker": job.worker,
         "devices": orjson.Fragment(job.devices) if job.devices else None,
@@ -77,14 +76,3 @@ def _progress(job: ToldJob) -> orjson.Fragment | None:
     step, steps = job.progress.get("step"), job.progress.get("steps")
     fraction = min(1.0, step / steps) if step is not None and steps else None
     return _as(Progress, {"fraction": fraction, **job.progress, "updated_at": job.progress_at})
-
-
-def _estimated_end_at(job: ToldJob) -> datetime | None:
-    """By the speed of the last progress; evaluations are not counted in."""
-    progress = job.progress or {}
-    speed, steps = progress.get("samples_per_second"), progress.get("steps")
-    if job.status != "running" or job.progress_at is None or not speed or not steps:
-        return None
-    training = json.loads(job.resolved_spec).get("training", {})
-    samples_per_step = training.get("batch_size", 1) * training.get("accumulate_batches", 1)
-    return job.progress_at + timedelta(seconds=(steps - progress.get("step", 0)) * samples_per_step / speed)

@@ -46,7 +46,7 @@ ADD = text(
     )
     SELECT created_at, (
         SELECT 1 + count(*) FROM jobs AS ahead
-        WHERE ahead.status = 'queued' AND (ahead.turn_at, ahead.id) < (job.turn_at, job.id)
+        WHERE ahead.status = 'queued' AND ahead.tenant = :tenant AND (ahead.turn_at, ahead.id) < (job.turn_at, job.id)
     ) AS position
     FROM job
     """  # noqa: S608  # names of columns, all of them written above

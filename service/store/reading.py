@@ -115,7 +115,7 @@ class Reader(Scoped):
         return found
 
     def position(self, job_id: str) -> int | None:
-        """Where a queued job stands in the queue of all tenants, 1 being next; None for any other."""
+        """Where a queued job stands among its tenant's, 1 being next; None for any other."""
         return self.told(job_id).position
 
     # What a job said
@@ -315,7 +315,7 @@ class Reader(Scoped):
 
     def _page_told(self, wanted: Select[Any], limit: int, given: Mapping[str, Any] | None = None) -> Page[ToldJob]:
         with self._engine.connect() as connection:
-            return _page(_told.page(connection, wanted, {**(given or {}), "limit": limit + 1}), limit)
+            return _page(_told.page(connection, wanted, {**(given or {}), "limit": limit + 1}, self._tenant), limit)
 
     def _sees(self, connection: Connection, job_id: str) -> bool:
         this = select(jobs.c.id).where(jobs.c.id == job_id, self._mine(jobs))

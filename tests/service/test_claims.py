@@ -238,7 +238,7 @@ def test_the_next_job_is_the_first_of_all_that_fit_whatever_the_queue(
     due = [job for job in queue if job.tenant != "a" and job.id not in held_back]
     held: Counter[str] = Counter()
     while True:
-        first = {job.tenant: job.turn_at for job in reversed(due)}
+        first = {job.tenant: job.turn_at for job in reversed(queue)}
         fitting = [job for job in due if job.resolved_spec["dataset"]["name"] == "digits" and (job.gpus or 0) <= gpus]
         order = sorted(fitting, key=lambda job: (held[job.tenant], first[job.tenant], job.tenant))
         found = look(ledger, "worker", gpus=gpus, free=range(100, 200) if gpus else None, can_run=knows)
@@ -246,6 +246,7 @@ def test_the_next_job_is_the_first_of_all_that_fit_whatever_the_queue(
         if found is None:
             return
         due.remove(order[0])
+        queue.remove(order[0])
         held[found.job.tenant] += len(found.slots)
 
 

@@ -123,7 +123,8 @@ def test_deleting_a_job_leaves_no_row_of_it(ledger: Ledger, reader: Reader, engi
     ledger.finish(job.id, 1, Outcome("succeeded"))
     files, requests = {"weights", "datasets", "dataset_parts"}, {"plans", "predictions"}
     told = {"webhooks", "deliveries"}  # a message outlives its job
-    others = {"workers", "tenants", "keys", "usage", *files, *requests, *told}
+    scheduled = {"demands", "abilities", "holdings", "reservations"}
+    others = {"workers", "tenants", "keys", "usage", *scheduled, *files, *requests, *told}
     assert all(found != before[table] for table, found in rows(engine).items() if table not in others)
     ledger.delete(job.id)
     assert rows(engine) == before
