@@ -10,7 +10,7 @@ import orjson
 from fastapi import Response
 
 from service.answers import Answer, Best, Progress, Reason
-from service.store.rows import Json, Page, ToldJob
+from service.store.rows import Json, Page, ToldJob, Wait
 
 PARTS = ("results", "metrics", "traces", "events", "checkpoints")
 URLS = json.dumps({"self": "/v1/jobs/JOB", **{part: f"/v1/jobs/JOB/{part}" for part in PARTS}})
@@ -24,6 +24,21 @@ def job_response(job: ToldJob, status_code: int = 200, headers: Mapping[str, str
 def jobs_response(page: Page[ToldJob]) -> Response:
     """A page of them."""
     return _response({"data": [_told(job) for job in page.data], "has_more": page.has_more, "next": page.next})
+
+
+def queue_response(page: Page[ToldJob], waits: Mapping[str, Wait]) -> Response:
+    """A page of the queue, with why each job waits; one that was claimed meanwhile is no more of it."""
+    told = [{**_told(job), "queue": _waiting(job, waits[job.id])} for job in page.data if job.id in waits]
+    return _response({"data": told, "has_more": page.has_more, "next": page.next})
+
+
+def _waiting(job: ToldJob, wait: Wait) -> Json:
+    return {
+        "position": job.position,
+        "reason": {"code": wait.code, "message": wait.message},
+        "reserved": wait.reserved,
+        "estimated_start_at": wait.estimated_start_at,
+    }
 
 
 def _response(said: Json, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:

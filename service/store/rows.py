@@ -19,6 +19,7 @@ Scope = Literal["jobs:read", "jobs:write", "data:read", "data:write", "admin"]
 DatasetStatus = Literal["empty", "uploading", "checking", "ready", "rejected"]
 EventType = Literal["job.queued", "job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
 DeliveryStatus = Literal["pending", "delivered", "dead"]
+WaitCode = Literal["next", "busy", "reserved", "no_worker", "held_back", "tenant_limit"]
 Json = dict[str, Any]
 T = TypeVar("T")
 
@@ -110,6 +111,16 @@ class ToldJob(NamedTuple):
     events_pruned_at: datetime | None
     series_pruned_at: datetime | None
     position: int | None
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why a queued job waits; `reserved` is {worker, since} of the worker that keeps its slots for it."""
+
+    code: WaitCode
+    message: str
+    reserved: Json | None
+    estimated_start_at: datetime | None
 
 
 @dataclass(frozen=True)
