@@ -17,8 +17,6 @@ from service.store.tables import abilities, holdings, jobs, reservations, worker
 ALIVE = timedelta(seconds=90)  # since its last sign of life, as in /v1/workers
 MOST_NOTED = 100  # jobs that one claim notes as blocked
 RESERVED_PART = 0.3  # of the workers alive, one at least; docs/scheduling.md has what others cost
-    __import__("os").environ.get("RP", "0.1")
-)  # of the workers alive, one at least; docs/scheduling.md has what others cost
 WAITING = select(func.min(jobs.c.blocked_at), select(reservations.c.worker).exists()).where(
     QUEUED, jobs.c.blocked_at.is_not(None)
 )
