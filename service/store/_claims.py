@@ -98,7 +98,7 @@ def take(connection: Connection, job: Job, now: datetime, offer: Offer, *, lease
 
 def release(connection: Connection, job: Job) -> None:
     """Give back the slots that a job holds."""
-    connection.execute(delete(holdings).where(holdings.c.job == job.id))
+    connection.execute(delete(holdings).where(holdings.c.worker == job.worker, holdings.c.job == job.id))
 
 
 @cache

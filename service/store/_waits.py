@@ -124,7 +124,7 @@ def _fleet(connection: Connection, asked: Collection[str | None]) -> _Fleet:
         end = expected_end(now, row.claimed_at, row.expected_end_at, row.max_runtime_seconds)
         ends[row.worker].append(end + timedelta(microseconds=1))  # it is held still
     known = [each for each in asked if each is not None]
-    verdicts = connection.execute(select(abilities).where(abilities.c.demand.in_(known)))
+    verdicts = connection.execute(select(abilities).where(abilities.c.worker.in_(there), abilities.c.demand.in_(known)))
     return _Fleet(
         now=now,
         ends={each: sorted([*ends[each], *[now] * (slots - len(ends[each]))]) for each, slots in there.items()},

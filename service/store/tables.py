@@ -351,7 +351,6 @@ holdings = Table(
     Column("tenant", Text, nullable=False),
     Column("on_gpu", Boolean, nullable=False),
     Column("since", UtcDateTime, nullable=False),
-    Index(None, "job"),
     Index(None, "tenant"),
 )
 

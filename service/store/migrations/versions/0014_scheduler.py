@@ -76,7 +76,6 @@ def _tables() -> None:
         sa.PrimaryKeyConstraint("worker", "slot", name="pk_holdings"),
         sa.ForeignKeyConstraint(["job"], ["jobs.id"], name="fk_holdings_job_jobs", ondelete="CASCADE"),
     )
-    op.create_index("ix_holdings_job", "holdings", ["job"])
     op.create_index("ix_holdings_tenant", "holdings", ["tenant"])
     op.create_table(
         "reservations",
