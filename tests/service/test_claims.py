@@ -182,6 +182,11 @@ def test_a_tenant_with_a_larger_share_gets_more(ledger: Ledger, engine: Engine) 
     assert [found and found.job.tenant for found in claims] == list("abbbabbb")
 
 
+def test_a_share_of_nothing_is_refused(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="share=0 of tenant b will not do; a number above 0 would"):
+        Tenants(engine).limit("b", {"share": 0})
+
+
 def test_many_tenants_without_a_fitting_job_hide_none_of_one_that_has(ledger: Ledger) -> None:
     for number in range(40):
         submit(ledger.of(f"large-{number}"), resources={"gpus": 8})
