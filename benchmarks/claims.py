@@ -31,7 +31,7 @@ from service.store.states import turn_at
 from service.store.tables import jobs, tenants
 from service.store.tenants import Tenants
 
-SLOTS = count()
+SLOTS, SLOTS_EACH = count(), 8  # of the fleet, which are given one after the other; of each of its workers
 BATCH = MANY = 1000  # tenants, each with a row in a batch
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 SPEC = spec.parse({"backbone": {"name": "resnet26"}, "swaps": [{"layers": "*"}], "dataset": {"name": "digits"}}).dump()
@@ -143,7 +143,8 @@ def seconds_of_a_claim(ledger: Ledger) -> float:
 
 
 def claimed(ledger: Ledger) -> str:
-    found = ledger.claim("worker-1", free=[next(SLOTS)], slots=1, has_gpus=False, can_run=lambda *_: True)
+    worker, slot = divmod(next(SLOTS), SLOTS_EACH)
+    found = ledger.claim(f"worker-{worker}", free=[slot], slots=SLOTS_EACH, has_gpus=False, can_run=lambda *_: True)
     assert found is not None
     return found.job.id
 
