@@ -133,22 +133,24 @@ def _lock_next(connection: Connection, now: datetime, offer: Offer) -> tuple[Job
     kept = [each for each in _reservations.kept(connection, offer.worker) if each.tenant not in exhausted]
     mine = next((each for each in kept if each.worker == offer.worker), None)
     for each in [mine] if mine else kept:
-        if each.able and each.slots <= len(offer.free):
-            job = _lock(connection, each.job, now)
-            if job:
-                return job, []
+        if each.able and each.slots <= len(offer.free) and (job := _lock(connection, each.job, now)):
+            return job, []
     passed: list[Lane] = []
-    order = _lanes.fair_order(connection, exhausted)
-    for names in _more_and_more(order):
+    for names in _more_and_more(_lanes.fair_order(connection, exhausted)):
         for lanes in _abilities.judged(connection, now, offer, names).values():
             able = [lane for lane in lanes if lane.able]
             fitting = [lane for lane in able if lane.slots <= len(offer.free)]
             job = _lock_first(connection, now, _turns(connection, now, fitting, mine.expected_at if mine else None))
-            too_large = [lane for lane in able if lane.slots > len(offer.free)]
-            passed += [lane for lane in too_large if job is None or lane.head < Turn(job.turn_at, job.id)]
+            passed += _passed(able, len(offer.free), job)
             if job:
                 return job, passed
     return None, passed
+
+
+def _passed(lanes: Sequence[Lane], free: int, taken: Job | None) -> list[Lane]:
+    """Those that are too large and whose turn was before that of the job that was taken, if one was."""
+    too_large = [lane for lane in lanes if lane.slots > free]
+    return [lane for lane in too_large if taken is None or lane.head < Turn(taken.turn_at, taken.id)]
 
 
 def _turns(connection: Connection, now: datetime, lanes: Sequence[Lane], until: datetime | None) -> Iterator[Turn]:
