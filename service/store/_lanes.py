@@ -72,7 +72,6 @@ def due(now: ColumnElement[datetime] | datetime) -> ColumnElement[bool]:
 
 
 DUE = due(NOW)
-OF_LANE = (DUE, jobs.c.tenant == bindparam("tenant"), jobs.c.demand == bindparam("demand"))
 
 
 def fair_order(connection: Connection, exhausted: Container[str]) -> list[str]:
@@ -110,11 +109,16 @@ def turns(connection: Connection, now: datetime, lane: Lane) -> Iterator[Turn]:
         last = Turn(rows[-1].turn_at, rows[-1].id)
 
 
-def passed_over(connection: Connection, now: datetime, lane: Lane, turn: Turn) -> list[str]:
-    """Jobs of a lane before such a turn of its tenant that were not yet noted as blocked: those before them were."""
-    this = {"now": now, "tenant": lane.tenant, "demand": lane.demand, "turn_at": turn.turn_at, "id": turn.id}
-    rows = connection.execute(BEFORE, this)
-    return [row.id for row in takewhile(lambda row: row.blocked_at is None, rows)]
+def passed_over(
+    connection: Connection, now: datetime, tenant: str, demands: Container[str | None], turn: Turn
+) -> list[str]:
+    """Jobs of these demands whose turn was before that of another of their tenant, and not noted as blocked yet.
+
+    They are sought from that turn back, for before one that is noted all are.
+    """
+    rows = connection.execute(BEFORE, {"now": now, "tenant": tenant, "turn_at": turn.turn_at, "id": turn.id})
+    theirs = (row for row in rows if row.demand in demands)
+    return [row.id for row in takewhile(lambda row: row.blocked_at is None, theirs)]
 
 
 def without_demand(connection: Connection, tenant: str) -> Sequence[Any]:
@@ -183,14 +187,16 @@ def _first(column: ColumnElement[Any], order: Sequence[Any], *these: ColumnEleme
 def _lane_page() -> Select[Any]:
     after = (bindparam("after_turn", type_=jobs.c.turn_at.type), bindparam("after_id", type_=jobs.c.id.type))
     behind = tuple_(*CLAIM_ORDER) > tuple_(*after)
-    return select(*CLAIM_ORDER).where(*OF_LANE, behind).order_by(*LANES).limit(PAGE)
+    lane = (DUE, jobs.c.tenant == bindparam("tenant"), jobs.c.demand == bindparam("demand"))
+    return select(*CLAIM_ORDER).where(*lane, behind).order_by(*LANES).limit(PAGE)
 
 
 def _before() -> Select[Any]:
     turn = (bindparam("turn_at", type_=jobs.c.turn_at.type), bindparam("id", type_=jobs.c.id.type))
     before = tuple_(*CLAIM_ORDER) < tuple_(*turn)
-    nearest = [column.desc() for column in LANES]
-    return select(jobs.c.id, jobs.c.blocked_at).where(*OF_LANE, before).order_by(*nearest).limit(PAGE)
+    nearest = [column.desc() for column in TURNS]
+    its = (DUE, jobs.c.tenant == bindparam("tenant"))
+    return select(jobs.c.id, jobs.c.demand, jobs.c.blocked_at).where(*its, before).order_by(*nearest).limit(PAGE)
 
 
 # Statements that are made once: to make one takes longer than to have it done.

@@ -62,9 +62,9 @@ def note_blocked(connection: Connection, now: datetime, passed: Sequence[Lane], 
     """
     new = [lane.head.id for lane in passed if lane.blocked_at is None]
     if taken:
+        demands = {lane.demand for lane in passed if lane.tenant == taken.tenant}
         turn = Turn(taken.turn_at, taken.id)
-        served = [lane for lane in passed if lane.tenant == taken.tenant]
-        new += [job_id for lane in served for job_id in passed_over(connection, now, lane, turn)]
+        new += passed_over(connection, now, taken.tenant, demands, turn) if demands else []
     new = new[:MOST_NOTED]
     if new:
         still = select(jobs.c.id).where(jobs.c.id.in_(new), QUEUED, jobs.c.blocked_at.is_(None))
