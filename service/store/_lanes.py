@@ -76,8 +76,10 @@ DUE = due(NOW)
 
 def fair_order(connection: Connection, exhausted: Container[str]) -> list[str]:
     """Tenants with a job queued: first who holds the fewest slots for its share, then by the turn of its first job."""
-    found = connection.execute(_fair_order(connection.dialect.name)).scalar_one()
-    return [tenant for tenant in json.loads(found or "[]") if tenant not in exhausted]
+    row = connection.execute(_waiting(connection.dialect.name)).one()
+    by_turn, held, shares = (json.loads(each) if each else {} for each in row)
+    waiting = [tenant for tenant in by_turn if tenant not in exhausted]
+    return sorted(waiting, key=lambda tenant: held.get(tenant, 0) / shares.get(tenant, 1.0))
 
 
 def of_tenants(connection: Connection, now: datetime, worker_id: str, names: Sequence[str]) -> dict[str, list[Lane]]:
@@ -126,31 +128,32 @@ def without_demand(connection: Connection, tenant: str) -> Sequence[Any]:
     return connection.execute(WITHOUT_DEMAND, {"tenant": tenant}).all()
 
 
-def _waiting() -> Any:
-    """Every tenant who has a job queued, and the turn of its first: one look into the index for each."""
-    columns = select(jobs.c.tenant, jobs.c.turn_at)
-    waiting = columns.where(jobs.c.id == _first(jobs.c.id, TURNS, QUEUED)).cte("waiting", recursive=True)
+@cache
+def _waiting(dialect: str) -> Select[Any]:
+    """Tenants with a job queued, by the turn of the first; what tenants hold; which have a share set.
+
+    One look into the index for each tenant that waits, whatever lies between. All of it comes as JSON: a thousand rows
+    take longer to come than to be found.
+    """
+    waiting = select(jobs.c.tenant, jobs.c.turn_at).where(jobs.c.id == _first(jobs.c.id, TURNS, QUEUED))
+    found = waiting.cte("waiting", recursive=True)
     following, queued = jobs.alias("following"), jobs.alias("queued")
     order = [queued.c[column.name] for column in TURNS]
-    behind = (queued.c.status == literal_column("'queued'"), queued.c.tenant > waiting.c.tenant)
+    behind = (queued.c.status == literal_column("'queued'"), queued.c.tenant > found.c.tenant)
     next_one = following.c.id == _first(queued.c.id, order, *behind)
-    return waiting.union_all(select(following.c.tenant, following.c.turn_at).join(waiting, next_one))
-
-
-@cache
-def _fair_order(dialect: str) -> Select[Any]:
-    """As one JSON array: a thousand rows take longer to come than to be found.
-
-    Subqueries rather than joins: by its guess of how many there are the planner would read whole tables.
-    """
-    waiting = _waiting()
-    its = waiting.c.tenant
-    held = select(func.count()).where(holdings.c.tenant == its).scalar_subquery()
-    share = select(tenants.c.share).where(tenants.c.name == its).scalar_subquery()
-    used = held / func.coalesce(share, literal_column("1.0"))
-    order = select(its).order_by(used, waiting.c.turn_at, its).subquery()
-    as_array = func.json_agg if dialect == "postgresql" else func.json_group_array
-    return select(cast(as_array(order.c.tenant), Text))
+    found = found.union_all(select(following.c.tenant, following.c.turn_at).join(found, next_one))
+    by_turn = select(found.c.tenant).order_by(found.c.turn_at, found.c.tenant).subquery()
+    held = select(holdings.c.tenant, func.count().label("slots")).group_by(holdings.c.tenant).subquery()
+    is_postgresql = dialect == "postgresql"
+    as_array = func.json_agg if is_postgresql else func.json_group_array
+    as_object = func.json_object_agg if is_postgresql else func.json_group_object
+    return select(
+        select(cast(as_array(by_turn.c.tenant), Text)).scalar_subquery(),
+        select(cast(as_object(held.c.tenant, held.c.slots), Text)).scalar_subquery(),
+        select(cast(as_object(tenants.c.name, tenants.c.share), Text))
+        .where(tenants.c.share.is_not(None))
+        .scalar_subquery(),
+    )
 
 
 @cache
