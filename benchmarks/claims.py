@@ -16,12 +16,14 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 from sqlalchemy import Engine, insert, update
 
 from acmix import spec
 from benchmarks.stack import analyse, postgresql
+from service.store._abilities import columns_of
 from service.store.database import clock, connect, migrate, writing
 from service.store.ids import new_id
 from service.store.ledger import Ledger
@@ -29,9 +31,12 @@ from service.store.states import turn_at
 from service.store.tables import jobs, tenants
 from service.store.tenants import Tenants
 
+SLOTS, SLOTS_EACH = count(), 8  # of the fleet, which are given one after the other; of each of its workers
 BATCH = MANY = 1000  # tenants, each with a row in a batch
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 SPEC = spec.parse({"backbone": {"name": "resnet26"}, "swaps": [{"layers": "*"}], "dataset": {"name": "digits"}}).dump()
+ANYWHERE = columns_of(SPEC)[1]
+ON_A_GPU = {"gpus": 1, **columns_of({**SPEC, "resources": {**SPEC["resources"], "gpus": 1}})[1]}
 
 
 def main() -> None:
@@ -61,7 +66,7 @@ def measure(engine: Engine, lengths: list[int], claims: int, each: int) -> None:
     enqueue(engine, there // 2, tenant="exhausted", turn_at=LONG_AGO)
     Tenants(engine).limit("exhausted", {"most_running": 0})
     tell(engine, f"{there:7} queued, tenants limited, {there // 2} of one that may run none in front", claims)
-    enqueue(engine, there, gpus=1, turn_at=LONG_AGO)
+    enqueue(engine, there, turn_at=LONG_AGO, **ON_A_GPU)
     tell(engine, f"{there:7} queued, {there} that do not fit in front of these", claims)
     enqueue(engine, each * MANY, tenant=None)
     tell(engine, f"        and {MANY} tenants with {each} jobs each", claims)
@@ -119,6 +124,7 @@ def row(now: object, number: int) -> dict[str, object]:
         "metadata": {},
         "priority": priority,
         "gpus": None,
+        **ANYWHERE,
         "attempt": 0,
         "failures": 0,
         "losses": 0,
@@ -137,7 +143,8 @@ def seconds_of_a_claim(ledger: Ledger) -> float:
 
 
 def claimed(ledger: Ledger) -> str:
-    found = ledger.claim("worker-1", gpus_free=None, can_run=lambda _: True)
+    worker, slot = divmod(next(SLOTS), SLOTS_EACH)
+    found = ledger.claim(f"worker-{worker}", free=[slot], slots=SLOTS_EACH, has_gpus=False, can_run=lambda *_: True)
     assert found is not None
     return found.job.id
 

@@ -140,7 +140,9 @@ def _http(port: int, make: Callable[[], bytes]) -> Opener:
 
 def claimed(answer: bytes, engine: Engine) -> str:
     """The id of the job that was just submitted, which now runs."""
-    claimed = Ledger(engine, lease_seconds=86400).claim("worker-1", gpus_free=None, can_run=lambda _: True)
+    claimed = Ledger(engine, lease_seconds=86400).claim(
+        "worker-1", free=[0], slots=1, has_gpus=False, can_run=lambda *_: True
+    )
     assert claimed is not None
     assert claimed.job.id == json.loads(answer)["id"]
     return claimed.job.id

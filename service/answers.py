@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.store import rows
-from service.store.rows import Page, Status
+from service.store.rows import Page, Status, WaitCode
 from service.store.states import ENDED
 
 T = TypeVar("T")
@@ -37,7 +37,27 @@ class Reason(Answer):
 
 
 class QueuePlace(Answer):
-    position: int | None = Field(description="1 is next; null unless queued")
+    position: int | None = Field(
+        description="among the queued jobs of its tenant, 1 being their next; null unless queued"
+    )
+
+
+class WaitReason(Answer):
+    code: WaitCode
+    message: str
+
+
+class Kept(Answer):
+    worker: str
+    since: datetime
+
+
+class QueueWait(QueuePlace):
+    """Why a job waits, and until when."""
+
+    reason: WaitReason
+    reserved: Kept | None = Field(description="the worker that keeps its slots for it as they come free")
+    estimated_start_at: datetime | None = Field(description="null where too little is known, or too much is in front")
 
 
 class Progress(Answer):
@@ -98,6 +118,12 @@ class JobAnswer(Answer):
     )
     series_pruned_at: datetime | None = Field(description="when its curves and traces were removed for their age")
     urls: JobUrls
+
+
+class QueuedAnswer(JobAnswer):
+    """A job that waits, and why."""
+
+    queue: QueueWait
 
 
 class Evaluation(Answer):

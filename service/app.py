@@ -26,6 +26,7 @@ from service.routes import (
     jobs,
     plans,
     predictions,
+    queue,
     results,
     series,
     usage,
@@ -74,7 +75,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
     app.state.counted = vitals.Counted(partial(census.take, app.state.backend.engine))
     app.state.tails = Tails(app.state.backend.reader)
     of_jobs = (plans, jobs, actions, results, series, events, checkpoints, predictions)
-    others = (weights, datasets, webhooks, workers, usage)
+    others = (weights, datasets, webhooks, workers, queue, usage)
     app.state.routers = [part.router for part in (health, vitals_route, catalog, *of_jobs, *others)]
     for router in app.state.routers:
         # whoever asks whether the process is up may do so in any way

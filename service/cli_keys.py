@@ -84,8 +84,17 @@ def _count(text: str) -> float:
     return number
 
 
+def _share(text: str) -> float:
+    """A number above 0, or none for that of everybody, 1."""
+    number = _amount(text)
+    if not number:
+        raise typer.BadParameter(f"{text[:60]!r} will not do; a number above 0, or none, would")
+    return number
+
+
 Count = Annotated[float | None, typer.Option(parser=_count, metavar="N|none")]
 Amount = Annotated[float | None, typer.Option(parser=_amount, metavar="N|none")]
+Share = Annotated[float | None, typer.Option(parser=_share, metavar="N|none")]
 
 
 @key_verbs.command()
@@ -140,12 +149,14 @@ def limit(
     stored_bytes: Count = None,
     gpu_hours: Amount = None,
     requests: Count = None,
+    share: Share = None,
     data: Data = Path("data"),
 ) -> None:
     """Set the limits that are named, each to a number or to none.
 
     Jobs queued and running; bytes of checkpoints, weights and archives; GPU hours a calendar month, by UTC; requests a
-    minute, at each api process. What runs goes on; what would be more is refused, or waits to be claimed.
+    minute, at each api process. What runs goes on; what would be more is refused, or waits to be claimed. The share is
+    no limit: where all tenants wait, one with a share of 2 has twice the slots of one that has none set, or 1.
     """
     given = {
         "most_queued": queued,
@@ -153,6 +164,7 @@ def limit(
         "most_stored_bytes": stored_bytes,
         "most_gpu_hours": gpu_hours,
         "most_requests": requests,
+        "share": share,
     }
     limits = {name: None if most == math.inf else most for name, most in given.items() if most is not None}
     with tenants_of(data) as tenants:
@@ -178,7 +190,8 @@ def _print_tenant(tenants: Tenants, name: str) -> None:
     )
     told = [f"{what} {has} of {'any' if most is None else f'{most:.10g}'}" for what, has, most in shares]
     rate = "any" if limits.most_requests is None else limits.most_requests
-    print(name, *told, f"requests a minute {rate}", sep="\t")
+    share = [] if limits.share is None else [f"share {limits.share:.10g}"]
+    print(name, *told, f"requests a minute {rate}", *share, sep="\t")
 
 
 def _stand(key: Key) -> str:

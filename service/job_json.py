@@ -5,13 +5,12 @@ What comes out is a JobAnswer; a test says so.
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 
 import orjson
 from fastapi import Response
 
 from service.answers import Answer, Best, Progress, Reason
-from service.store.rows import Json, Page, ToldJob
+from service.store.rows import Json, Page, ToldJob, Wait
 
 PARTS = ("results", "metrics", "traces", "events", "checkpoints")
 URLS = json.dumps({"self": "/v1/jobs/JOB", **{part: f"/v1/jobs/JOB/{part}" for part in PARTS}})
@@ -25,6 +24,21 @@ def job_response(job: ToldJob, status_code: int = 200, headers: Mapping[str, str
 def jobs_response(page: Page[ToldJob]) -> Response:
     """A page of them."""
     return _response({"data": [_told(job) for job in page.data], "has_more": page.has_more, "next": page.next})
+
+
+def queue_response(page: Page[ToldJob], waits: Mapping[str, Wait]) -> Response:
+    """A page of the queue, with why each job waits; one that was claimed meanwhile is no more of it."""
+    told = [{**_told(job), "queue": _waiting(job, waits[job.id])} for job in page.data if job.id in waits]
+    return _response({"data": told, "has_more": page.has_more, "next": page.next})
+
+
+def _waiting(job: ToldJob, wait: Wait) -> Json:
+    return {
+        "position": job.position,
+        "reason": {"code": wait.code, "message": wait.message},
+        "reserved": wait.reserved,
+        "estimated_start_at": wait.estimated_start_at,
+    }
 
 
 def _response(said: Json, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -52,7 +66,7 @@ def _told(job: ToldJob) -> Json:
         "ended_at": job.ended_at,
         "queue": {"position": job.position},
         "progress": _progress(job),
-        "estimated_end_at": _estimated_end_at(job),
+        "estimated_end_at": job.expected_end_at,
         "best": _as(Best, job.best),
         "worker": job.worker,
         "devices": orjson.Fragment(job.devices) if job.devices else None,
@@ -77,14 +91,3 @@ def _progress(job: ToldJob) -> orjson.Fragment | None:
     step, steps = job.progress.get("step"), job.progress.get("steps")
     fraction = min(1.0, step / steps) if step is not None and steps else None
     return _as(Progress, {"fraction": fraction, **job.progress, "updated_at": job.progress_at})
-
-
-def _estimated_end_at(job: ToldJob) -> datetime | None:
-    """By the speed of the last progress; evaluations are not counted in."""
-    progress = job.progress or {}
-    speed, steps = progress.get("samples_per_second"), progress.get("steps")
-    if job.status != "running" or job.progress_at is None or not speed or not steps:
-        return None
-    training = json.loads(job.resolved_spec).get("training", {})
-    samples_per_step = training.get("batch_size", 1) * training.get("accumulate_batches", 1)
-    return job.progress_at + timedelta(seconds=(steps - progress.get("step", 0)) * samples_per_step / speed)

@@ -1,21 +1,17 @@
-"""Who is there to train, who is to take on nothing more, and what waits for them."""
+"""Who is there to train, and who is to take on nothing more."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response
-from pydantic import Field, StringConstraints
+from fastapi import APIRouter, Depends, Response
 
-from acmix.spec import ULID
 from service import drain_request, json_body
-from service.answers import JobAnswer, Listing
+from service.answers import Listing
 from service.depends import Store, WorkerId
-from service.job_json import jobs_response
 from service.openapi import DRAIN_BODY
-from service.query import Limit, Parameters
 from service.store.backend import Backend
 from service.worker_answers import Worker, worker_answer
 
-router = APIRouter(prefix="/v1", tags=["workers"])
+router = APIRouter(prefix="/v1/workers", tags=["workers"])
 
 
 def _known(worker_id: WorkerId, store: Store) -> str:
@@ -27,20 +23,13 @@ KnownWorker = Annotated[str, Depends(_known)]
 UNCHANGED: dict[int | str, dict[str, Any]] = {200: {"model": Worker, "description": "it is so already"}}
 
 
-class QueueQuery(Parameters):
-    limit: Limit = 20
-    after: Annotated[str, StringConstraints(pattern=f"^job_{ULID}$")] | None = Field(
-        None, description="the last id seen"
-    )
-
-
-@router.get("/workers")
+@router.get("")
 def workers(store: Store) -> Listing[Worker]:
     """Live workers with their devices and load."""
     return Listing(data=[worker_answer(each) for each in store.reader.workers()])
 
 
-@router.post("/workers/{worker_id}/drain", status_code=202, responses=UNCHANGED, openapi_extra=DRAIN_BODY)
+@router.post("/{worker_id}/drain", status_code=202, responses=UNCHANGED, openapi_extra=DRAIN_BODY)
 def drain(
     worker_id: KnownWorker,
     store: Store,
@@ -57,18 +46,12 @@ def drain(
     return _told(store, worker_id, response, changed=changed)
 
 
-@router.post("/workers/{worker_id}/resume", status_code=202, responses=UNCHANGED)
+@router.post("/{worker_id}/resume", status_code=202, responses=UNCHANGED)
 def resume(worker_id: KnownWorker, store: Store, response: Response) -> Worker:
     """Have a drained worker take on jobs again: 202, or 200 where it does; 404 where it has left."""
     changed = store.ledger.take_back(worker_id)
     store.queue.nudge_train()
     return _told(store, worker_id, response, changed=changed)
-
-
-@router.get("/queue", response_model=Listing[JobAnswer])
-def queue(store: Store, query: Annotated[QueueQuery, Query()]) -> Response:
-    """Queued jobs in the order in which they will be claimed."""
-    return jobs_response(store.reader.queue(limit=query.limit, after=query.after))
 
 
 def _told(store: Backend, worker_id: str, response: Response, *, changed: bool) -> Worker:

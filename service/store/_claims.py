@@ -1,49 +1,71 @@
 """The claim: which queued job is next for a worker, and how it becomes the worker's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import islice
+from functools import cache
+from heapq import merge
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, literal, select, tuple_
+from sqlalchemy import (
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+)
 
 from acmix.events import Event
-from service.store import _checkpoints, _journal, _outbox, _quotas
-from service.store._lanes import CLAIM_ORDER, due, in_turn
+from service.store import _abilities, _checkpoints, _journal, _lanes, _outbox, _quotas, _reservations
+from service.store._abilities import Offer
+from service.store._lanes import Lane, Turn, due
+from service.store.database import clock, clock_time
 from service.store.rows import Checkpoint, Claim, Job, Json, read
 from service.store.states import turn_at
-from service.store.tables import attempts, jobs, workers
+from service.store.tables import attempts, holdings, jobs, workers
 
-MOST_SPECS = 100  # read at once; the first alone, for most often it fits, and a spec has kilobytes
+FIRST_TENANTS, MORE = 4, 8  # whose lanes are looked at together; each time so many times as many
+# What the planner knows of a queue that has just grown is out of date: for as long as a claim lasts, it is to consider
+# only what finds rows by an index and gives their order by itself.
+PLAN_BY_INDEX = ("enable_seqscan", "enable_sort", "enable_incremental_sort", "enable_hashjoin", "enable_mergejoin")
+HELD = (
+    select(holdings.c.slot, and_(jobs.c.status == "running", jobs.c.attempt == holdings.c.attempt).label("is_live"))
+    .join(jobs, jobs.c.id == holdings.c.job)
+    .where(holdings.c.worker == bindparam("worker"))
+)
+BEGIN_ATTEMPT = insert(attempts).values(
+    host=select(workers.c.host).where(workers.c.id == bindparam("its_worker")).scalar_subquery()
+)
 
 
-def lined_up(priority: int, now: datetime) -> dict[str, datetime]:
+def lined_up(priority: int, now: datetime) -> dict[str, datetime | None]:
     """What a job's row says once it is queued from now on."""
-    return {"queued_at": now, "turn_at": turn_at(priority, now)}
+    return {"queued_at": now, "turn_at": turn_at(priority, now), "blocked_at": None}
 
 
-def behind(turn_at: datetime, job_id: str) -> ColumnElement[bool]:
-    """Jobs that come after such a one in claim order."""
-    return tuple_(*CLAIM_ORDER) > tuple_(literal(turn_at, jobs.c.turn_at.type), literal(job_id, jobs.c.id.type))
+def claim(connection: Connection, offered: Offer, *, lease_seconds: float) -> Claim | None:
+    """Begin the next attempt of the first job that this worker can run with its free slots, if there is one."""
+    opening = connection.execute(_opening(connection.dialect.name), {"worker": offered.worker}).one()
+    if opening.draining:
+        _reservations.lift(connection, worker=offered.worker)
+        return None
+    offer = replace(offered, free=_really_free(connection, offered))
+    if not offer.free:
+        return None
+    now = opening.now
+    job, passed = _lock_next(connection, now, offer)
+    _reservations.note_blocked(connection, now, passed, job)
+    return take(connection, job, clock(connection), offer, lease_seconds=lease_seconds) if job else None
 
 
-def lock_next(connection: Connection, now: datetime, gpus_free: int, can_run: Callable[[Json], bool]) -> Job | None:
-    """The first job in claim order that this worker can run, locked; one that another is claiming is passed over."""
-    exhausted = _quotas.exhausted(connection, now)
-    for job_id, resolved_spec in _with_specs(connection, in_turn(connection, now, gpus_free, exhausted)):
-        if can_run(resolved_spec):
-            still = select(jobs).where(jobs.c.id == job_id, due(now)).with_for_update(skip_locked=True)
-            row = connection.execute(still).mappings().one_or_none()
-            if row is not None:
-                return read(Job, row)
-    return None
-
-
-def take(
-    connection: Connection, job: Job, now: datetime, worker_id: str, *, lease_seconds: float, gpus_free: int
-) -> Claim:
-    """Begin the job's next attempt, from its newest checkpoint, and tell so."""
+def take(connection: Connection, job: Job, now: datetime, offer: Offer, *, lease_seconds: float) -> Claim:
+    """Begin the job's next attempt, from its newest checkpoint, in the lowest of the free slots, and tell so."""
     resume, rewound = _gone_back(connection, job) if job.attempt else (None, {})
+    gpus = job.gpus if job.gpus is not None else int(offer.has_gpus)
     taken = _journal.change(
         connection,
         job,
@@ -52,23 +74,118 @@ def take(
         status_reason=None,
         requested=None,
         attempt=job.attempt + 1,
-        worker=worker_id,
+        worker=offer.worker,
         devices=None,
         not_before=None,
         claimed_at=now,
+        expected_end_at=None,
         started_at=job.started_at or now,
         lease_expires_at=now + timedelta(seconds=lease_seconds),
-        resolved_spec=_granted(job, gpus_free),
+        resolved_spec={**job.resolved_spec, "resources": {**job.resolved_spec["resources"], "gpus": gpus}},
         **rewound,
     )
+    slots = offer.free[: job.slots]
+    _hold(connection, taken, now, slots, on_gpu=gpus > 0)
     resumed_from = _checkpoints.resumed_from(resume)
     _begin_attempt(connection, taken, now, resumed_from)
     where = f"from step {resume.step}" if resume else "from the start"
-    data = {"status": "running", "worker": worker_id, "resumed_from": resumed_from}
-    told = Event("status", f"attempt {taken.attempt} begins {where} on {worker_id}", data)
+    data = {"status": "running", "worker": offer.worker, "resumed_from": resumed_from}
+    told = Event("status", f"attempt {taken.attempt} begins {where} on {offer.worker}", data)
     begun = _journal.append(connection, taken, now, [told])
     _outbox.tell(connection, begun, now)
-    return Claim(begun, resume, _ran_seconds(connection, taken))
+    return Claim(begun, resume, _ran_seconds(connection, taken), slots)
+
+
+def release(connection: Connection, job: Job) -> None:
+    """Give back the slots that a job holds."""
+    connection.execute(delete(holdings).where(holdings.c.worker == job.worker, holdings.c.job == job.id))
+
+
+@cache
+def _opening(dialect: str) -> Select[Any]:
+    """What time it is, and whether the worker drains."""
+    draining = select(workers.c.draining).where(workers.c.id == bindparam("worker")).scalar_subquery()
+    settings = PLAN_BY_INDEX if dialect == "postgresql" else ()
+    settled = (func.set_config(name, "off", literal_column("true")) for name in settings)
+    return select(clock_time().label("now"), draining.label("draining"), *settled)
+
+
+def _really_free(connection: Connection, offer: Offer) -> tuple[int, ...]:
+    """The lowest first; of those that the worker counts as free, an attempt may hold one that the sweep is to end.
+
+    What is held for an attempt that is no more was left so by a version that knew of no holdings.
+    """
+    held = {row.slot: row.is_live for row in connection.execute(HELD, {"worker": offer.worker})}
+    dead = [slot for slot, is_live in held.items() if not is_live]
+    if dead:
+        these = (holdings.c.worker == offer.worker, holdings.c.slot.in_(dead))
+        connection.execute(delete(holdings).where(*these))
+    return tuple(slot for slot in sorted(offer.free) if not held.get(slot))
+
+
+def _lock_next(connection: Connection, now: datetime, offer: Offer) -> tuple[Job | None, list[Lane]]:
+    """The job, locked, and what was passed over at its turn because it needs more slots than are free.
+
+    First come jobs that have waited for long enough that a worker is reserved for them. One that is reserved itself
+    gives what it has to that job alone, and to what is sure to end before it could begin.
+    """
+    exhausted = _quotas.exhausted(connection, now)
+    kept = [each for each in _reservations.kept(connection, offer.worker) if each.tenant not in exhausted]
+    mine = next((each for each in kept if each.worker == offer.worker), None)
+    for each in [mine] if mine else kept:
+        if each.able and each.slots <= len(offer.free) and (job := _lock(connection, each.job, now)):
+            return job, []
+    passed: list[Lane] = []
+    for names in _more_and_more(_lanes.fair_order(connection, exhausted)):
+        for lanes in _abilities.judged(connection, now, offer, names).values():
+            able = [lane for lane in lanes if lane.able]
+            fitting = [lane for lane in able if lane.slots <= len(offer.free)]
+            job = _lock_first(connection, now, _turns(connection, now, fitting, mine.expected_at if mine else None))
+            passed += _passed(able, len(offer.free), job)
+            if job:
+                return job, passed
+    return None, passed
+
+
+def _passed(lanes: Sequence[Lane], free: int, taken: Job | None) -> list[Lane]:
+    """Those that are too large and whose turn was before that of the job that was taken, if one was."""
+    too_large = [lane for lane in lanes if lane.slots > free]
+    return [lane for lane in too_large if taken is None or lane.head < Turn(taken.turn_at, taken.id)]
+
+
+def _turns(connection: Connection, now: datetime, lanes: Sequence[Lane], until: datetime | None) -> Iterator[Turn]:
+    """The jobs of these lanes in claim order; where they must end before some time, heads that are sure to alone."""
+    if until is None:
+        return merge(*(_lanes.turns(connection, now, lane) for lane in lanes))
+    spare_seconds = (until - now).total_seconds()
+    return (lane.head for lane in lanes if (lane.max_runtime_seconds or float("inf")) <= spare_seconds)
+
+
+def _lock_first(connection: Connection, now: datetime, turns: Iterator[Turn]) -> Job | None:
+    """The first of these that can be had; one that another is claiming is passed over."""
+    return next(filter(None, (_lock(connection, turn.id, now) for turn in turns)), None)
+
+
+def _lock(connection: Connection, job_id: str, now: datetime) -> Job | None:
+    still = select(jobs).where(jobs.c.id == job_id, due(now)).with_for_update(skip_locked=True)
+    row = connection.execute(still).mappings().one_or_none()
+    return read(Job, row) if row else None
+
+
+def _more_and_more(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """A few first, for most often one of them has a job that fits."""
+    at, many = 0, FIRST_TENANTS
+    while at < len(names):
+        yield names[at : at + many]
+        at, many = at + many, MORE * many
+
+
+def _hold(connection: Connection, job: Job, now: datetime, slots: Sequence[int], *, on_gpu: bool) -> None:
+    """No slot is given twice: the key of the table says so. A job that is served needs no reservation more."""
+    row = {"worker": job.worker, "job": job.id, "attempt": job.attempt, "tenant": job.tenant, "since": now}
+    connection.execute(insert(holdings), [{**row, "slot": slot, "on_gpu": on_gpu} for slot in slots])
+    if job.blocked_at is not None:
+        _reservations.lift(connection, job=job.id)
 
 
 def _gone_back(connection: Connection, job: Job) -> tuple[Checkpoint | None, dict[str, Any]]:
@@ -76,16 +193,6 @@ def _gone_back(connection: Connection, job: Job) -> tuple[Checkpoint | None, dic
     resume = next(iter(_checkpoints.listed(connection, job.id)), None)
     _, rewound = _checkpoints.truncate(connection, job, resume)
     return resume, rewound
-
-
-def _with_specs(connection: Connection, ids: Iterator[str]) -> Iterator[tuple[str, Json]]:
-    """Jobs and their resolved specs, which are read some at a time, and the more the further it goes."""
-    many = 1
-    while some := list(islice(ids, many)):
-        wanted = select(jobs.c.id, jobs.c.resolved_spec).where(jobs.c.id.in_(some))
-        specs = {row.id: row.resolved_spec for row in connection.execute(wanted)}
-        yield from ((job_id, specs[job_id]) for job_id in some if job_id in specs)
-        many = min(4 * many, MOST_SPECS)
 
 
 def _ran_seconds(connection: Connection, job: Job) -> float:
@@ -97,21 +204,14 @@ def _ran_seconds(connection: Connection, job: Job) -> float:
     return sum(((row.ended_at - row.started_at).total_seconds() for row in before), start=0.0)
 
 
-def _granted(job: Job, gpus_free: int) -> Json:
-    """The resolved spec with its number of GPUs: "auto" is 1 where there is one."""
-    gpus = job.gpus if job.gpus is not None else min(1, gpus_free)
-    return {**job.resolved_spec, "resources": {**job.resolved_spec["resources"], "gpus": gpus}}
-
-
 def _begin_attempt(connection: Connection, job: Job, now: datetime, resumed_from: Json | None) -> None:
-    host = connection.execute(select(workers.c.host).where(workers.c.id == job.worker)).scalar_one_or_none()
     row: dict[str, Any] = {
         "job": job.id,
         "number": job.attempt,
         "worker": job.worker,
-        "host": host,
+        "its_worker": job.worker,
         "started_at": now,
         "heartbeat_at": now,
         "resumed_from": resumed_from,
     }
-    connection.execute(insert(attempts).values(**row))
+    connection.execute(BEGIN_ATTEMPT, row)

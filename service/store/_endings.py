@@ -27,6 +27,7 @@ def end_attempt(connection: Connection, job: Job, now: datetime, outcome: Outcom
     """Judge a locked, running job by the outcome of its attempt."""
     verdict = judge(job, outcome, max_failures=budgets.max_failures, max_losses=budgets.max_losses)
     _close(connection, job, now, outcome, verdict)
+    _claims.release(connection, job)
     _quotas.book(connection, job, now)
     return _journal.move(
         connection,
@@ -37,6 +38,7 @@ def end_attempt(connection: Connection, job: Job, now: datetime, outcome: Outcom
         failures=verdict.failures,
         losses=verdict.losses,
         lease_expires_at=None,
+        expected_end_at=None,
         worker=job.worker if verdict.status in ENDED else None,  # an ended job tells who ran it last
         **_place(job, now, verdict),
     )
@@ -65,5 +67,5 @@ def _close(connection: Connection, job: Job, now: datetime, outcome: Outcome, ve
 def _place(job: Job, now: datetime, verdict: Verdict) -> dict[str, Any]:
     """Where in the queue: one that failed lines up again, one that lost its worker or was drained keeps its place."""
     if verdict.status in ENDED or not verdict.delay_seconds:
-        return {"not_before": None}
+        return {"not_before": None, "blocked_at": None}
     return {"not_before": now + timedelta(seconds=verdict.delay_seconds), **_claims.lined_up(job.priority, now)}

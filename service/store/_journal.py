@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, insert, select, update
 
 from acmix.errors import Reason
 from acmix.events import Event
@@ -12,7 +12,7 @@ from service.store import _outbox
 from service.store.errors import JobNotFound, LeaseLost
 from service.store.rows import Job, Status, read, storable
 from service.store.states import MOVES
-from service.store.tables import events, jobs, log_lines
+from service.store.tables import events, jobs, log_lines, reservations
 
 # Statements that are made once: to make one takes longer than to have it done.
 HELD = (
@@ -91,6 +91,8 @@ def move(connection: Connection, job: Job, now: datetime, status: Status, reason
     ended = {"ended_at": now} if not MOVES[status] else {}
     told = {"status_reason": reason.as_json() if reason else None}
     moved = change(connection, job, status=status, phase=None, requested=None, **told, **ended, **values)
+    if job.status == "queued" and job.blocked_at is not None:  # or nobody reserved anything for it
+        connection.execute(delete(reservations).where(reservations.c.job == job.id))
     return append_status(connection, moved, now, f"{status}: {reason.message}" if reason else status, reason)
 
 

@@ -1,38 +1,43 @@
-"""The queue in lanes: the jobs of one tenant that ask for as many GPUs. A claim looks at the head of each lane.
+"""The queue in lanes: the jobs of one tenant with the same demand. A claim looks at the head of each lane.
 
-However many jobs stand in a lane that must not or cannot be served now, they cost a claim one look at the first.
+However many jobs stand in a lane that must not or cannot be served now, they cost a claim one look at the first; and
+it looks at the lanes of no more tenants than it takes until one of them has a job that fits.
 """
 
-from collections.abc import Container, Iterator
+import json
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from heapq import merge
+from functools import cache
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Integer,
     ScalarSelect,
     Select,
+    Text,
     and_,
     bindparam,
-    literal,
+    case,
+    cast,
+    func,
     literal_column,
     or_,
     select,
-    text,
-    true,
     tuple_,
-    union_all,
 )
 
-from service.store.tables import jobs
+from service.store.database import texts
+from service.store.tables import abilities, holdings, jobs, tenants
 
 CLAIM_ORDER = (jobs.c.turn_at, jobs.c.id)
-LANES = (jobs.c.tenant, jobs.c.gpus, *CLAIM_ORDER)
+TURNS = (jobs.c.status, jobs.c.tenant, *CLAIM_ORDER)
+LANES = (jobs.c.status, jobs.c.tenant, jobs.c.demand, *CLAIM_ORDER)
 PAGE = 100
 NOW = bindparam("now", type_=jobs.c.turn_at.type)
+ONE: ColumnElement[int] = literal_column("1")
 # Written out, or SQLite would not know that the index has all of them.
 QUEUED = jobs.c.status == literal_column("'queued'")
 
@@ -45,6 +50,22 @@ class Turn:
     id: str
 
 
+@dataclass(frozen=True)
+class Lane:
+    """A lane and what its first job takes. `able` is this worker's verdict on it, None where it was never asked.
+
+    One without a demand is of jobs of an older version, which wrote none down.
+    """
+
+    tenant: str
+    demand: str | None
+    head: Turn
+    slots: int
+    max_runtime_seconds: float | None
+    blocked_at: datetime | None
+    able: bool | None
+
+
 def due(now: ColumnElement[datetime] | datetime) -> ColumnElement[bool]:
     """Queued jobs that nothing holds back."""
     return and_(QUEUED, or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now))
@@ -53,80 +74,141 @@ def due(now: ColumnElement[datetime] | datetime) -> ColumnElement[bool]:
 DUE = due(NOW)
 
 
-def in_turn(connection: Connection, now: datetime, gpus_free: int, exhausted: Container[str]) -> Iterator[str]:
-    """Ids of due jobs that fit the free GPUs, of tenants that are not exhausted, in claim order."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(UNSORTED)
-    heads = connection.execute(HEADS, {"now": now, "gpus_free": gpus_free}).all()
-    lanes = [_lane(connection, now, head) for head in heads if head.tenant not in exhausted]
-    return (turn.id for turn in merge(*lanes))
+def fair_order(connection: Connection, exhausted: Container[str]) -> list[str]:
+    """Tenants with a job queued: first who holds the fewest slots for its share, then by the turn of its first job."""
+    row = connection.execute(_waiting(connection.dialect.name)).one()
+    by_turn, held, shares = (json.loads(each) if each else {} for each in row)
+    waiting = [tenant for tenant in by_turn if tenant not in exhausted]
+    return sorted(waiting, key=lambda tenant: held.get(tenant, 0) / shares.get(tenant, 1.0))
 
 
-def _lane(connection: Connection, now: datetime, head: Any) -> Iterator[Turn]:
+def of_tenants(connection: Connection, now: datetime, worker_id: str, names: Sequence[str]) -> dict[str, list[Lane]]:
+    """The lanes of these tenants that have a job due, each tenant's in claim order."""
+    given = {"now": now, "worker": worker_id, "tenants": json.dumps(names)}
+    found: dict[str, list[Lane]] = {name: [] for name in names}
+    for row in connection.execute(_lanes(connection.dialect.name), given):
+        found[row.tenant].append(
+            Lane(
+                row.tenant,
+                row.demand,
+                Turn(row.turn_at, row.id),
+                row.slots or 1,
+                row.max_runtime_seconds,
+                row.blocked_at,
+                row.able,
+            )
+        )
+    return {name: sorted(lanes, key=lambda lane: lane.head) for name, lanes in found.items()}
+
+
+def turns(connection: Connection, now: datetime, lane: Lane) -> Iterator[Turn]:
     """The jobs of a lane from its head on, which is known, a page at a time."""
-    last = Turn(head.turn_at, head.id)
+    last = lane.head
     yield last
-    this = {"now": now, "tenant": head.tenant, "gpus": head.gpus}
-    page = AUTO_PAGE if head.gpus is None else ASKED_PAGE
-    while rows := connection.execute(page, {**this, "after_turn": last.turn_at, "after_id": last.id}).all():
+    this = {"now": now, "tenant": lane.tenant, "demand": lane.demand}
+    while rows := connection.execute(LANE_PAGE, {**this, "after_turn": last.turn_at, "after_id": last.id}).all():
         yield from (Turn(row.turn_at, row.id) for row in rows)
         last = Turn(rows[-1].turn_at, rows[-1].id)
 
 
-def _waiting() -> Any:
-    """Every tenant who has a job queued: one look into the index for each, whatever lies between."""
-    tenants = select(_first(jobs.c.tenant, QUEUED).label("tenant")).cte("waiting", recursive=True)
-    following = _first(jobs.c.tenant, QUEUED, jobs.c.tenant > tenants.c.tenant)
-    return tenants.union_all(select(following).where(tenants.c.tenant.is_not(None)))
+def passed_over(
+    connection: Connection, now: datetime, tenant: str, demands: Container[str | None], turn: Turn
+) -> list[str]:
+    """Jobs of these demands whose turn was before that of another of their tenant, and not noted as blocked yet.
 
-
-def _numbers() -> Any:
-    """How many GPUs a job that fits may ask for by number: 0 and more."""
-    numbers = select(literal_column("0").label("gpus")).cte("numbers", recursive=True)
-    free = bindparam("gpus_free", type_=Integer)
-    return numbers.union_all(select(numbers.c.gpus + 1).where(numbers.c.gpus < free))
-
-
-def _heads() -> Select[Any]:
-    """The first job due of every lane that fits.
-
-    Subqueries rather than joins: by its guess of how many there are the planner would read and sort the whole table.
+    They are sought from that turn back, for before one that is noted all are.
     """
-    waiting, numbers = _waiting(), _numbers()
-    auto = jobs.c.gpus.is_(None)
-    asked = jobs.c.gpus.between(numbers.c.gpus, numbers.c.gpus)
-    of_auto = select(
-        waiting.c.tenant,
-        literal(None, Integer).label("gpus"),
-        _first(jobs.c.id, DUE, jobs.c.tenant == waiting.c.tenant, auto).label("id"),
+    rows = connection.execute(BEFORE, {"now": now, "tenant": tenant, "turn_at": turn.turn_at, "id": turn.id})
+    theirs = (row for row in rows if row.demand in demands)
+    return [row.id for row in takewhile(lambda row: row.blocked_at is None, theirs)]
+
+
+def without_demand(connection: Connection, tenant: str) -> Sequence[Any]:
+    """Ids and resolved specs of queued jobs whose demand is not written down; the first of them."""
+    return connection.execute(WITHOUT_DEMAND, {"tenant": tenant}).all()
+
+
+@cache
+def _waiting(dialect: str) -> Select[Any]:
+    """Tenants with a job queued, by the turn of the first; what tenants hold; which have a share set.
+
+    One look into the index for each tenant that waits, whatever lies between. All of it comes as JSON: a thousand rows
+    take longer to come than to be found.
+    """
+    waiting = select(jobs.c.tenant, jobs.c.turn_at).where(jobs.c.id == _first(jobs.c.id, TURNS, QUEUED))
+    found = waiting.cte("waiting", recursive=True)
+    following, queued = jobs.alias("following"), jobs.alias("queued")
+    order = [queued.c[column.name] for column in TURNS]
+    behind = (queued.c.status == literal_column("'queued'"), queued.c.tenant > found.c.tenant)
+    next_one = following.c.id == _first(queued.c.id, order, *behind)
+    found = found.union_all(select(following.c.tenant, following.c.turn_at).join(found, next_one))
+    by_turn = select(found.c.tenant).order_by(found.c.turn_at, found.c.tenant).subquery()
+    held = select(holdings.c.tenant, func.count().label("slots")).group_by(holdings.c.tenant).subquery()
+    is_postgresql = dialect == "postgresql"
+    as_array = func.json_agg if is_postgresql else func.json_group_array
+    as_object = func.json_object_agg if is_postgresql else func.json_group_object
+    return select(
+        select(cast(as_array(by_turn.c.tenant), Text)).scalar_subquery(),
+        select(cast(as_object(held.c.tenant, held.c.slots), Text)).scalar_subquery(),
+        select(cast(as_object(tenants.c.name, tenants.c.share), Text))
+        .where(tenants.c.share.is_not(None))
+        .scalar_subquery(),
     )
-    of_asked = select(
-        waiting.c.tenant,
-        numbers.c.gpus,
-        _first(jobs.c.id, DUE, jobs.c.tenant == waiting.c.tenant, asked).label("id"),
-    ).select_from(waiting.join(numbers, true()))
+
+
+@cache
+def _lanes(dialect: str) -> Select[Any]:
+    """The head of every lane of some tenants. A tenant's last row has no demand: the lane of jobs without one."""
+    given = texts(dialect, "tenants")
+    first = _first(jobs.c.demand, LANES, QUEUED, jobs.c.tenant == given.c.value, jobs.c.demand.is_not(None))
+    lanes = select(given.c.value.label("tenant"), first.label("demand")).cte("lanes", recursive=True)
+    following = _first(jobs.c.demand, LANES, QUEUED, jobs.c.tenant == lanes.c.tenant, jobs.c.demand > lanes.c.demand)
+    lanes = lanes.union_all(select(lanes.c.tenant, following).where(lanes.c.demand.is_not(None)))
+    its = (DUE, jobs.c.tenant == lanes.c.tenant)
+    head = case(
+        (lanes.c.demand.is_(None), _first(jobs.c.id, LANES, *its, jobs.c.demand.is_(None))),
+        else_=_first(jobs.c.id, LANES, *its, jobs.c.demand == lanes.c.demand),
+    )
     # kept as one, or PostgreSQL would ask everything twice: whether it is there, and what it is
-    heads = union_all(of_auto, of_asked).cte("heads").prefix_with("MATERIALIZED", dialect="postgresql")
-    its_turn = select(jobs.c.turn_at).where(jobs.c.id == heads.c.id).scalar_subquery()
-    return select(heads.c.tenant, heads.c.gpus, heads.c.id, its_turn.label("turn_at")).where(heads.c.id.is_not(None))
+    heads = select(lanes.c.tenant, lanes.c.demand, head.label("id")).cte("heads")
+    heads = heads.prefix_with("MATERIALIZED", dialect="postgresql")
+    columns = (jobs.c.turn_at, jobs.c.slots, jobs.c.max_runtime_seconds, jobs.c.blocked_at)
+    able = (
+        select(abilities.c.able)
+        .where(abilities.c.worker == bindparam("worker"), abilities.c.demand == heads.c.demand)
+        .scalar_subquery()
+        .label("able")
+    )
+    return select(heads, *columns, able).join(jobs, jobs.c.id == heads.c.id)
 
 
-def _first(column: ColumnElement[Any], *these: ColumnElement[bool]) -> ScalarSelect[Any]:
-    """Of the first of these jobs as the lanes lie in the index, each in claim order."""
-    return select(column).where(*these).order_by(*LANES).limit(literal_column("1")).scalar_subquery()
+def _first(column: ColumnElement[Any], order: Sequence[Any], *these: ColumnElement[bool]) -> ScalarSelect[Any]:
+    """Of the first of these jobs as they lie in an index, each tenant's or lane's in claim order."""
+    return select(column).where(*these).order_by(*order).limit(ONE).scalar_subquery()
 
 
-def _page_of(lane: ColumnElement[bool], *from_: ColumnElement[Any]) -> Select[Any]:
+def _lane_page() -> Select[Any]:
     after = (bindparam("after_turn", type_=jobs.c.turn_at.type), bindparam("after_id", type_=jobs.c.id.type))
-    these = select(*CLAIM_ORDER).where(DUE, jobs.c.tenant == bindparam("tenant"), lane)
-    columns = LANES[-2 - len(from_) :]
-    return these.where(tuple_(*columns) > tuple_(*from_, *after)).order_by(*LANES).limit(PAGE)
+    behind = tuple_(*CLAIM_ORDER) > tuple_(*after)
+    lane = (DUE, jobs.c.tenant == bindparam("tenant"), jobs.c.demand == bindparam("demand"))
+    return select(*CLAIM_ORDER).where(*lane, behind).order_by(*LANES).limit(PAGE)
+
+
+def _before() -> Select[Any]:
+    turn = (bindparam("turn_at", type_=jobs.c.turn_at.type), bindparam("id", type_=jobs.c.id.type))
+    before = tuple_(*CLAIM_ORDER) < tuple_(*turn)
+    nearest = [column.desc() for column in TURNS]
+    its = (DUE, jobs.c.tenant == bindparam("tenant"))
+    return select(jobs.c.id, jobs.c.demand, jobs.c.blocked_at).where(*its, before).order_by(*nearest).limit(PAGE)
 
 
 # Statements that are made once: to make one takes longer than to have it done.
-HEADS = _heads()
-# What it knows of a queue that has just grown is out of date: only what gives the order by itself is to be considered.
-UNSORTED = text("SELECT set_config('enable_sort', 'off', true), set_config('enable_incremental_sort', 'off', true)")
-GPUS = bindparam("gpus", type_=Integer)
-AUTO_PAGE = _page_of(jobs.c.gpus.is_(None))
-ASKED_PAGE = _page_of(jobs.c.gpus <= GPUS, GPUS)
+LANE_PAGE = _lane_page()
+BEFORE = _before()
+WITHOUT_DEMAND = (
+    select(jobs.c.id, jobs.c.resolved_spec)
+    .where(QUEUED, jobs.c.tenant == bindparam("tenant"), jobs.c.demand.is_(None))
+    .order_by(*LANES)
+    .limit(PAGE)
+    .with_for_update(skip_locked=True)
+)

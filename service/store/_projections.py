@@ -1,7 +1,7 @@
 """What events leave beside themselves: points of curves, traces, evaluations, and how the job stands."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, update
@@ -11,6 +11,8 @@ from service.store import _blocks
 from service.store.database import insert_or_replace, insert_or_replace_many
 from service.store.rows import Job
 from service.store.tables import attempts, evaluations, metric_points, trace_steps
+
+LONGEST_SECONDS = 1e9  # that a run is expected to take, however slow it is
 
 
 def project(connection: Connection, job: Job, now: datetime, said: Sequence[Event]) -> dict[str, Any]:
@@ -82,7 +84,21 @@ def _progress(job: Job, now: datetime, said: Sequence[Mapping[str, Any]]) -> dic
     for data in said:
         merged.update(data)
     phase = merged.pop("phase", job.phase)
-    return {"phase": phase, "progress": merged, "progress_at": now}
+    return {"phase": phase, "progress": merged, "progress_at": now, **_expected_end(job, now, merged)}
+
+
+def _expected_end(job: Job, now: datetime, progress: Mapping[str, Any]) -> dict[str, datetime]:
+    """When the run will end by its present speed, evaluations not counted in, and within what it may take."""
+    speed, steps = progress.get("samples_per_second"), progress.get("steps")
+    if not speed or not steps or job.claimed_at is None:
+        return {}
+    training = job.resolved_spec.get("training", {})
+    samples_per_step = training.get("batch_size", 1) * training.get("accumulate_batches", 1)
+    left_seconds = (steps - progress.get("step", 0)) * samples_per_step / speed
+    expected_at = now + timedelta(seconds=max(0.0, min(left_seconds, LONGEST_SECONDS)))
+    if job.max_runtime_seconds is not None:
+        expected_at = min(expected_at, job.claimed_at + timedelta(seconds=job.max_runtime_seconds))
+    return {"expected_end_at": expected_at}
 
 
 def _surroundings(said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

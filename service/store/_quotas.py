@@ -1,6 +1,6 @@
 """What a tenant may use, asked in the very transaction that would use more of it."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ from service.store.database import conflicting_insert, one_at_a_time
 from service.store.errors import QuotaExceeded
 from service.store.rows import Job, Tenant, Used, columns, read
 from service.store.scope import of_tenant
-from service.store.tables import checkpoints, datasets, jobs, tenants, usage, weights
+from service.store.tables import checkpoints, datasets, holdings, jobs, tenants, usage, weights
 
 HOUR_SECONDS = 3600
 LIMITS = (
@@ -56,7 +56,7 @@ def exhausted(connection: Connection, now: datetime, *, locked: bool = True) -> 
     if locked:
         one_at_a_time(connection, "claims under limits")
     running, hours = _running_and_hours(connection, now)
-    return [tenant.name for tenant in found if _is_exhausted(tenant, running[tenant.name], hours[tenant.name])]
+    return [tenant.name for tenant in found if _is_exhausted(tenant, running.get(tenant.name, 0), hours[tenant.name])]
 
 
 def used(connection: Connection, tenant: str, now: datetime) -> Used:
@@ -86,9 +86,8 @@ def gpu_hours(connection: Connection, tenant: str, now: datetime) -> float:
     """Of attempts that ended this month, and of those that run."""
     this_month = select(usage.c.gpu_seconds).where(of_tenant(usage, tenant), usage.c.month == month_of(now))
     ended = connection.execute(this_month).scalar_one_or_none() or 0.0
-    running = select(jobs.c.claimed_at, jobs.c.resolved_spec).where(of_tenant(jobs, tenant), jobs.c.status == "running")
-    rows = connection.execute(running).all()
-    live = sum(row.resolved_spec["resources"]["gpus"] * (now - row.claimed_at).total_seconds() for row in rows)
+    held = select(holdings.c.since).where(of_tenant(holdings, tenant), holdings.c.on_gpu)
+    live = sum((now - since).total_seconds() for since in connection.execute(held).scalars())
     return float(ended + live) / HOUR_SECONDS
 
 
@@ -128,8 +127,10 @@ def _check_room(connection: Connection, limits: Tenant, more_bytes: int) -> None
 
 def _running_and_hours(connection: Connection, now: datetime) -> tuple[Mapping[str, int], Mapping[str, float]]:
     """Attempts that run, of every tenant; GPU hours of this month, of those whose hours are limited."""
-    gpus = jobs.c.resolved_spec["resources"]["gpus"].as_integer().label("gpus")
-    live = connection.execute(select(jobs.c.tenant, jobs.c.claimed_at, gpus).where(jobs.c.status == "running")).all()
+    live = (
+        select(jobs.c.tenant, func.count().label("running")).where(jobs.c.status == "running").group_by(jobs.c.tenant)
+    )
+    running = {row.tenant: row.running for row in connection.execute(live)}
     # one look by the key for each, or all months would be read
     this_month = (
         select(usage.c.gpu_seconds)
@@ -140,9 +141,9 @@ def _running_and_hours(connection: Connection, now: datetime) -> tuple[Mapping[s
     hours: defaultdict[str, float] = defaultdict(float)
     for row in connection.execute(booked):
         hours[row.name] += (row.gpu_seconds or 0.0) / HOUR_SECONDS
-    for row in live:
-        hours[row.tenant] += row.gpus * (now - row.claimed_at).total_seconds() / HOUR_SECONDS
-    return Counter(row.tenant for row in live), hours
+    for row in connection.execute(select(holdings.c.tenant, holdings.c.since).where(holdings.c.on_gpu)):
+        hours[row.tenant] += (now - row.since).total_seconds() / HOUR_SECONDS
+    return running, hours
 
 
 def _is_exhausted(tenant: Tenant, running: int, hours: float) -> bool:

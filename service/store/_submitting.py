@@ -17,6 +17,7 @@ from service.store.states import AGING_SECONDS
 TEXTS = ("spec", "resolved_spec", "metadata")
 GIVEN = (
     *("id", "tenant", "kind", "name", "status", *TEXTS, "parent", "attempt", "failures", "losses", "priority", "gpus"),
+    *("demand", "slots", "max_runtime_seconds"),
     *("last_event", "last_log_line", "idempotency_key", "body_sha256", "request_id"),
 )
 EVENT = json.dumps({"status": "queued", "reason": None})
@@ -45,7 +46,7 @@ ADD = text(
     )
     SELECT created_at, (
         SELECT 1 + count(*) FROM jobs AS ahead
-        WHERE ahead.status = 'queued' AND (ahead.turn_at, ahead.id) < (job.turn_at, job.id)
+        WHERE ahead.status = 'queued' AND ahead.tenant = :tenant AND (ahead.turn_at, ahead.id) < (job.turn_at, job.id)
     ) AS position
     FROM job
     """  # noqa: S608  # names of columns, all of them written above

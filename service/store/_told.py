@@ -6,7 +6,6 @@ from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     ColumnElement,
     Connection,
     Integer,
@@ -22,6 +21,7 @@ from sqlalchemy import (
 )
 
 from service.store import _lanes
+from service.store.database import texts
 from service.store.rows import ToldJob
 from service.store.tables import jobs, labels
 
@@ -39,7 +39,8 @@ def _one(*, of_tenant: bool) -> Select[Any]:
     """A job by its id; where it stands is counted in the same statement."""
     ahead = jobs.alias("ahead")
     before_it = tuple_(*(ahead.c[column.name] for column in _lanes.CLAIM_ORDER)) < tuple_(*_lanes.CLAIM_ORDER)
-    place = select(1 + func.count()).select_from(ahead).where(ahead.c.status == "queued", before_it).scalar_subquery()
+    queued = (ahead.c.status == "queued", ahead.c.tenant == jobs.c.tenant)
+    place = select(1 + func.count()).select_from(ahead).where(*queued, before_it).scalar_subquery()
     position = case((jobs.c.status == "queued", place)).label("position")
     this = select(*COLUMNS, position).where(jobs.c.id == bindparam("id"))
     return this.where(jobs.c.tenant == bindparam("tenant")) if of_tenant else this
@@ -68,27 +69,27 @@ def newest(given: tuple[str, ...], labelled: int) -> Select[Any]:
     return wanted
 
 
-def page(connection: Connection, wanted: Select[Any], given: Mapping[str, Any]) -> list[ToldJob]:
-    """Jobs as a statement of COLUMNS finds them."""
+def page(connection: Connection, wanted: Select[Any], given: Mapping[str, Any], tenant: str | None) -> list[ToldJob]:
+    """Jobs as a statement of COLUMNS finds them, all of them that tenant's; None is of any."""
     rows = connection.execute(wanted, given).all()
     waiting = [row.id for row in rows if row.status == "queued"]
-    positions = _positions(connection, waiting) if waiting else {}
+    positions = _positions(connection, waiting, tenant) if waiting else {}
     return [ToldJob._make((*row, positions.get(row.id))) for row in rows]
 
 
-def _positions(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
-    """Where queued jobs stand in the queue of all tenants, 1 being next; one that has just been claimed is left out."""
-    found = connection.execute(_places(connection.dialect.name), {"ids": json.dumps(ids)}).scalar_one()
+def _positions(connection: Connection, ids: Sequence[str], tenant: str | None) -> dict[str, int]:
+    """Where queued jobs stand among their tenant's, 1 being next; one that has just been claimed is left out."""
+    places = _places(connection.dialect.name, of_tenant=tenant is not None)
+    found = connection.execute(places, {"ids": json.dumps(ids), "tenant": tenant}).scalar_one()
     return json.loads(found) if found else {}
 
 
 @cache
-def _places(dialect: str) -> Select[Any]:
+def _places(dialect: str, *, of_tenant: bool) -> Select[Any]:
     """Of ids, a JSON array, their places, a JSON object: a hundred rows take as long to come as to be counted."""
-    is_postgresql = dialect == "postgresql"
-    places = func.row_number().over(order_by=_lanes.CLAIM_ORDER).label("place")
-    queue = select(jobs.c.id, places).where(jobs.c.status == "queued").subquery()
-    as_object = func.json_object_agg if is_postgresql else func.json_group_object
-    elements = func.json_array_elements_text if is_postgresql else func.json_each
-    ids = elements(cast(bindparam("ids", type_=Text), JSON if is_postgresql else Text)).table_valued("value")
+    places = func.row_number().over(partition_by=jobs.c.tenant, order_by=_lanes.CLAIM_ORDER).label("place")
+    queued = select(jobs.c.id, places).where(_lanes.QUEUED)
+    queue = (queued.where(jobs.c.tenant == bindparam("tenant")) if of_tenant else queued).subquery()
+    as_object = func.json_object_agg if dialect == "postgresql" else func.json_group_object
+    ids = texts(dialect, "ids")
     return select(cast(as_object(queue.c.id, queue.c.place), Text)).where(queue.c.id.in_(select(ids.c.value)))

@@ -15,6 +15,7 @@ from select import POLLIN, poll
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Connection,
     Double,
@@ -268,6 +269,15 @@ def among(dialect: str, column: ColumnElement[str], parameter: str) -> ColumnEle
     if dialect == "postgresql":
         return column == func.any(bindparam(parameter, type_=postgresql.ARRAY(Text)))
     return column.in_(bindparam(parameter, expanding=True))
+
+
+def texts(dialect: str, parameter: str) -> Any:
+    """A parameter that is a JSON array of texts, as rows of a `value`."""
+    if dialect == "postgresql":
+        elements = func.json_array_elements_text(cast(bindparam(parameter, type_=Text), JSON))
+    else:
+        elements = func.json_each(bindparam(parameter, type_=Text))
+    return elements.table_valued("value")
 
 
 def in_columns(

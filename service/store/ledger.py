@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -11,8 +11,9 @@ from sqlalchemy import Connection, Engine, Update, and_, delete, insert, select,
 from sqlalchemy.exc import IntegrityError
 
 from acmix.events import Event
-from acmix.fleet import demand_of
+from acmix.fleet import Demand, demand_of
 from service.store import (
+    _abilities,
     _checkpoints,
     _claims,
     _endings,
@@ -20,20 +21,23 @@ from service.store import (
     _lanes,
     _projections,
     _quotas,
+    _reservations,
     _sources,
     _submitting,
     _told,
     _workers,
     vitals,
 )
+from service.store._abilities import Offer
 from service.store.database import clock, reading, writing
 from service.store.errors import IdempotencyKeyReused, JobNotEnded, JobNotFound, LeaseLost, MoveRefused, WeightsNotFound
 from service.store.ids import new_id
 from service.store.rows import Checkpoint, Claim, Draining, Job, Json, Outcome, ToldJob, Weights, Wish, WorkerCard, read
 from service.store.scope import Scoped
 from service.store.states import CANCELLED_BY_USER, ENDED, allowed_actions
-from service.store.tables import attempts, checkpoints, jobs, labels, weights, workers
+from service.store.tables import attempts, checkpoints, jobs, labels, weights
 
+RESERVE_AFTER_SECONDS = 300.0
 ADD_JOB, ADD_LABELS = insert(jobs), insert(labels)
 
 
@@ -41,12 +45,20 @@ class Ledger(Scoped):
     """Writes of the API, of the worker (each fenced by the attempt: LeaseLost) and of the housekeeper."""
 
     def __init__(
-        self, engine: Engine, *, lease_seconds: float = 60.0, max_failures: int = 2, max_losses: int = 5
+        self,
+        engine: Engine,
+        *,
+        lease_seconds: float = 60.0,
+        max_failures: int = 2,
+        max_losses: int = 5,
+        reserve_after_seconds: float = RESERVE_AFTER_SECONDS,
     ) -> None:
         self._reading = reading(engine)
         self._writing = writing(engine)
         self._lease_seconds = lease_seconds
         self._budgets = _endings.Budgets(max_failures, max_losses)
+        self._reserve_after = timedelta(seconds=reserve_after_seconds)
+        self._demands: set[str] = set()  # those known to be written down
 
     # What the API writes
 
@@ -174,6 +186,7 @@ class Ledger(Scoped):
         """A worker is here, with this menu."""
         with self._writing.begin() as connection:
             _workers.enrol(connection, card)
+            _abilities.forget(connection, card.id)
 
     def seen(self, worker_id: str, busy: int, load: Json | None = None) -> Draining | None:
         """A worker is alive, with so many slots at work, and fares so; returns what is ordered of it."""
@@ -184,42 +197,31 @@ class Ledger(Scoped):
         """A worker has gone; its menu stays known for as long as that of one last seen now."""
         with self._writing.begin() as connection:
             _workers.leave(connection, worker_id)
+            _reservations.lift(connection, worker=worker_id)
 
     def claim(
         self,
         worker_id: str,
         *,
-        free: Sequence[int] | None = None,
-        slots: int = 1,  # noqa: ARG002  # of no use to the shim
-        has_gpus: bool = False,
-        gpus_free: int | None = None,
-        can_run: Callable[..., bool],
+        free: Sequence[int],
+        slots: int,
+        has_gpus: bool,
+        can_run: Callable[[Demand, Json], bool],
     ) -> Claim | None:
-        """Begin the next attempt of the first job in claim order that fits; None if there is none.
+        """Begin the next attempt of the first job, in the fair order, that fits the free slots; None if there is none.
 
         Args:
-            free: numbers of the worker's slots that no job holds, of `slots` that it has.
-            has_gpus: whether its slots are of GPUs.
-            can_run: whether the worker can run such a demand, of that resolved spec.
+            free: the numbers of the worker's free slots; a job is given the lowest of them.
+            slots: how many it has in all.
+            has_gpus: whether a slot is a GPU; on the CPU only jobs fit that ask for no GPU.
+            can_run: whether the worker could run a job of this demand, one of which has this resolved spec. It is
+                asked once for each demand.
         """
-        gpus = len(free) if free and has_gpus else gpus_free or 0
-
-        def fits(resolved_spec: Json) -> bool:
-            if free is None:
-                return can_run(resolved_spec)
-            demand = demand_of(resolved_spec)
-            return demand.slots <= len(free) and can_run(demand, resolved_spec)
-
+        if not free:
+            return None
+        offer = Offer(worker_id, tuple(free), slots, has_gpus, can_run)
         with self._writing.begin() as connection:
-            draining = connection.execute(select(workers.c.draining).where(workers.c.id == worker_id)).scalar()
-            if draining:
-                return None
-            job = _claims.lock_next(connection, clock(connection), gpus, fits)
-            if job is None:
-                return None
-            now = clock(connection)
-            claim = _claims.take(connection, job, now, worker_id, lease_seconds=self._lease_seconds, gpus_free=gpus)
-            return replace(claim, slots=tuple((free or (0,))[: demand_of(claim.job.resolved_spec).slots]))
+            return _claims.claim(connection, offer, lease_seconds=self._lease_seconds)
 
     def rewind(self, job_id: str, attempt: int, to: Checkpoint | None, *, why: str) -> list[Checkpoint]:
         """Go back to an older checkpoint, or the start, because newer ones cannot be read; returns those, unlisted.
@@ -326,14 +328,28 @@ class Ledger(Scoped):
     # What the housekeeper writes
 
     def sweep(self) -> list[str]:
-        """End the attempts whose lease ran out; returns the ids of their jobs, now queued, failed or as wished."""
+        """End the attempts whose lease ran out; returns the ids of their jobs, now queued, failed or as wished.
+
+        Then look after reservations.
+        """
         with self._writing.begin() as connection:
             now = clock(connection)
             expired = _endings.lock_expired(connection, now, self._lease_seconds)
             lost = [_endings.end_attempt(connection, job, now, Outcome("lost"), self._budgets) for job in expired]
         for job in lost:
             vitals.count_end(job)
+        self.reserve()
         return [job.id for job in lost]
+
+    def reserve(self) -> None:
+        """Keep a worker's slots for each job that has been blocked for long; lift reservations that have lapsed."""
+        with self._reading.connect() as connection:
+            if not _reservations.are_due(connection, clock(connection), self._reserve_after):
+                return
+        with self._writing.begin() as connection:
+            now = clock(connection)
+            exhausted = _quotas.exhausted(connection, now, locked=False)
+            _reservations.look_after(connection, now, self._reserve_after, exhausted)
 
     def long_queued(self, seconds: float) -> list[str]:
         """Jobs that could have been claimed and have waited longer than this, longest first: ring for them again."""
@@ -349,6 +365,7 @@ class Ledger(Scoped):
             return None
         try:
             with self._reading.connect() as connection:
+                self._know(connection, row)
                 return _submitting.at_once(connection, row)
         except IntegrityError:  # its key was used before
             return None
@@ -362,6 +379,7 @@ class Ledger(Scoped):
                 if first:
                     return first, False
                 now = clock(connection)
+                self._know(connection, row)
                 _quotas.check_queued(connection, self._owner, now)
                 _sources.lock(connection, row["resolved_spec"], self._tenant)
                 return _insert(connection, row, now), True
@@ -371,6 +389,12 @@ class Ledger(Scoped):
             if first is None:
                 raise
             return first, False
+
+    def _know(self, connection: Connection, row: Mapping[str, Any]) -> None:
+        """Have what a job demands written down. What another has removed meanwhile, a claim writes down again."""
+        if row["demand"] not in self._demands:
+            _abilities.keep(connection, clock(connection), [demand_of(row["resolved_spec"])])
+            self._demands.add(row["demand"])
 
     def _first_under(self, connection: Connection, idempotency_key: str | None, body_sha256: str) -> Job | None:
         """The job that this key made, if any; IdempotencyKeyReused if it was made from another body."""
@@ -411,6 +435,7 @@ def _new_row(
         "metadata": resolved_spec["metadata"],
         "priority": resolved_spec["priority"],
         "gpus": None if gpus == "auto" else gpus,
+        **_abilities.columns_of(resolved_spec)[1],
         "attempt": 0,
         "failures": 0,
         "losses": 0,

@@ -1,20 +1,48 @@
 """What of jobs that ended long ago goes: events and log lines by one age, curves and traces by another.
 
-How a job stood, its evaluations, checkpoints and warnings stay; and so do the numbers of the events that stay.
+How a job stood, its evaluations, checkpoints and warnings stay; and so do the numbers of the events that stay. Workers
+that have gone are forgotten as well, and what no job demands any more.
 """
 
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Column, ColumnElement, Connection, Engine, Select, Table, delete, select, true, tuple_, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    Table,
+    delete,
+    or_,
+    select,
+    true,
+    tuple_,
+    union,
+    update,
+)
 
 from service.store.database import clock, writing
-from service.store.tables import events, jobs, log_lines, metric_points, trace_steps
+from service.store.tables import (
+    abilities,
+    demands,
+    events,
+    holdings,
+    jobs,
+    log_lines,
+    metric_points,
+    trace_steps,
+    workers,
+)
 
+MOST_FORGOTTEN = 20  # workers and demands, at a time
 BATCH_ROWS = 5000  # in one transaction, which holds up nobody for long
 PASSING = ("progress", "metrics", "trace")  # types of events that curves, evaluations and the end say again
 LONGEST_DAYS = 36_500.0
+GONE_DAYS = 30.0  # after which a worker is forgotten; attempts keep its id and its host
+UNUSED_DAYS = 1.0  # for so long a demand stays known that no job waits with
 
 
 @dataclass(frozen=True)
@@ -41,7 +69,23 @@ class Pruning:
 
     def prune(self) -> bool:
         """Remove some thousand rows, of one job at most; whether there may be more to remove."""
-        return any(self._prune(kind) for kind in self._kinds)
+        return any(self._prune(kind) for kind in self._kinds) or self._forget()
+
+    def _forget(self) -> bool:
+        """Some workers and demands, along with who was able to do what."""
+        with self._writing.begin() as connection:
+            now = clock(connection)
+            gone = connection.execute(_gone(now)).scalars().all()
+            unused = connection.execute(_unused(now)).scalars().all()
+            if not (gone or unused):
+                return False
+            connection.execute(
+                delete(abilities).where(or_(abilities.c.worker.in_(gone), abilities.c.demand.in_(unused)))
+            )
+            for worker_id in gone:
+                connection.execute(delete(workers).where(workers.c.id == worker_id))
+            connection.execute(delete(demands).where(demands.c.id.in_(unused)))
+            return True
 
     def _prune(self, kind: _Kind) -> bool:
         with self._writing.begin() as connection:
@@ -53,6 +97,20 @@ class Pruning:
                 pruned = update(jobs).where(jobs.c.id == job_id).values({kind.pruned_at: now})
                 connection.execute(pruned)
             return True
+
+
+def _gone(now: datetime) -> Select[str]:
+    long_ago = workers.c.seen_at < now - timedelta(days=GONE_DAYS)
+    return select(workers.c.id).where(long_ago).order_by(workers.c.seen_at).limit(MOST_FORGOTTEN)
+
+
+def _unused(now: datetime) -> Select[str]:
+    """Demands of no job that is queued, paused or running. A job that comes meanwhile has its demand written anew."""
+    known = select(jobs.c.demand).where(jobs.c.demand.is_not(None))
+    waiting = [known.where(jobs.c.status == status) for status in ("queued", "paused")]
+    used = union(*waiting, known.join(holdings, holdings.c.job == jobs.c.id))
+    old = demands.c.created_at < now - timedelta(days=UNUSED_DAYS)
+    return select(demands.c.id).where(old, demands.c.id.not_in(used)).limit(MOST_FORGOTTEN)
 
 
 def _oldest(kind: _Kind, now: datetime) -> Select[str]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, Select, null, select
 
 from acmix.catalog import Catalog
-from service.store import _claims, _lanes, _series, _sources, _told, _workers
+from service.store import _series, _sources, _told, _waits, _workers
 from service.store._checkpoints import NEWEST_FIRST
 from service.store._menus import Menus
 from service.store.database import clock, reading
@@ -35,6 +35,7 @@ from service.store.rows import (
     Status,
     StoredEvent,
     ToldJob,
+    Wait,
     Webhook,
     Weights,
     Worker,
@@ -107,12 +108,21 @@ class Reader(Scoped):
         return self._page_told(wanted, limit, {**given, **labels})
 
     def queue(self, limit: int = 20, after: str | None = None) -> Page[ToldJob]:
-        """Queued jobs in claim order, those held back by a backoff or a limit too; JobNotFound if `after` is gone."""
-        wanted = select(*_told.COLUMNS).where(jobs.c.status == "queued", self._mine(jobs))
+        """Queued jobs in the fair order, those held back by a backoff or a limit too.
+
+        JobNotFound if `after` is gone; behind one that waits no more there is nothing.
+        """
+        queue = _waits.in_fair_order(self._tenant).cte("queue")
+        wanted = select(*_told.COLUMNS).join(queue, queue.c.id == jobs.c.id)
         if after:
-            last = self.job(after)
-            wanted = wanted.where(_claims.behind(last.turn_at, last.id))
-        return self._page_told(wanted.order_by(*_lanes.CLAIM_ORDER).limit(_told.LIMIT), limit)
+            self.job(after)
+            wanted = wanted.where(_waits.behind(queue, after))
+        return self._page_told(wanted.order_by(*_waits.order_of(queue)).limit(_told.LIMIT), limit)
+
+    def waits(self, job_ids: Sequence[str]) -> dict[str, Wait]:
+        """Why queued jobs wait, and until when; those that wait no more are left out."""
+        with self._engine.connect() as connection:
+            return _waits.of_jobs(connection, job_ids)
 
     def told(self, job_id: str) -> ToldJob:
         """JobNotFound."""
@@ -123,7 +133,7 @@ class Reader(Scoped):
         return found
 
     def position(self, job_id: str) -> int | None:
-        """Where a queued job stands in the queue of all tenants, 1 being next; None for any other."""
+        """Where a queued job stands among its tenant's, 1 being next; None for any other."""
         return self.told(job_id).position
 
     # What a job said
@@ -334,7 +344,7 @@ class Reader(Scoped):
 
     def _page_told(self, wanted: Select[Any], limit: int, given: Mapping[str, Any] | None = None) -> Page[ToldJob]:
         with self._engine.connect() as connection:
-            return _page(_told.page(connection, wanted, {**(given or {}), "limit": limit + 1}), limit)
+            return _page(_told.page(connection, wanted, {**(given or {}), "limit": limit + 1}, self._tenant), limit)
 
     def _sees(self, connection: Connection, job_id: str) -> bool:
         this = select(jobs.c.id).where(jobs.c.id == job_id, self._mine(jobs))

@@ -19,6 +19,7 @@ Scope = Literal["jobs:read", "jobs:write", "data:read", "data:write", "admin"]
 DatasetStatus = Literal["empty", "uploading", "checking", "ready", "rejected"]
 EventType = Literal["job.queued", "job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
 DeliveryStatus = Literal["pending", "delivered", "dead"]
+WaitCode = Literal["next", "busy", "reserved", "no_worker", "held_back", "tenant_limit"]
 Json = dict[str, Any]
 T = TypeVar("T")
 
@@ -29,7 +30,8 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 class Job:
     """A job as it stands. `gpus` is what it asked for (None: auto); `attempt` 0 was never claimed.
 
-    `turn_at` decides whose turn it is: when it was queued, earlier by ten minutes a point of priority.
+    `turn_at` decides whose turn it is: when it was queued, earlier by ten minutes a point of priority. `blocked_at` is
+    when a worker first passed it over for want of free slots. `demand` and `slots` are None in older versions' rows.
     """
 
     id: str
@@ -49,13 +51,18 @@ class Job:
     losses: int
     priority: int
     gpus: int | None
+    demand: str | None
+    slots: int | None
+    max_runtime_seconds: float | None
     created_at: datetime
     queued_at: datetime
     turn_at: datetime
     not_before: datetime | None
+    blocked_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
     claimed_at: datetime | None
+    expected_end_at: datetime | None
     lease_expires_at: datetime | None
     worker: str | None
     devices: list[Any] | None
@@ -73,7 +80,8 @@ class Job:
 class ToldJob(NamedTuple):
     """A job as the API tells it; a tuple, since a hundred dataclasses of so many fields take a millisecond more.
 
-    Specs, devices, versions and metadata are the JSON text that is stored. `position` is its place in the queue.
+    Specs, devices, versions and metadata are the JSON text that is stored. `position` is its place
+    among the queued jobs of its tenant.
     """
 
     id: str
@@ -94,6 +102,7 @@ class ToldJob(NamedTuple):
     ended_at: datetime | None
     progress: Json | None
     progress_at: datetime | None
+    expected_end_at: datetime | None
     best: Json | None
     worker: str | None
     devices: str | None
@@ -102,6 +111,16 @@ class ToldJob(NamedTuple):
     events_pruned_at: datetime | None
     series_pruned_at: datetime | None
     position: int | None
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why a queued job waits; `reserved` is {worker, since} of the worker that keeps its slots for it."""
+
+    code: WaitCode
+    message: str
+    reserved: Json | None
+    estimated_start_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -185,7 +204,8 @@ class Weights:
 class Tenant:
     """Who works here; None is no limit. Stored bytes are those of checkpoints, weights and archives.
 
-    GPU hours are of a calendar month, by UTC; requests are of a minute.
+    GPU hours are of a calendar month, by UTC; requests are of a minute. `share` is its part of the fleet beside the
+    others' parts; None is 1.
     """
 
     name: str
@@ -194,6 +214,7 @@ class Tenant:
     most_stored_bytes: int | None
     most_gpu_hours: float | None
     most_requests: int | None
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -331,13 +352,13 @@ class Menu:
 class Claim:
     """A job that is now the worker's, and the checkpoint it goes on from; attempts before it ran for `ran_seconds`.
 
-    `slots` are the numbers of those that it takes.
+    `slots` are the numbers of those that it was given.
     """
 
     job: Job
     resume: Checkpoint | None
-    ran_seconds: float = 0.0
-    slots: tuple[int, ...] = ()
+    ran_seconds: float
+    slots: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ CANCELLED_BY_USER = Reason("cancelled_by_user", "a user cancelled it", "user")
 WORKER_LOST = Reason("worker_lost", "its worker was not heard of until the lease ran out", retryable=True)
 INTERNAL = Reason("internal", "the attempt failed and gave no reason")
 FIRST_BACKOFF_SECONDS = 5.0
+UNKNOWN_RUN = timedelta(minutes=10)
 AGING_SECONDS = 600  # of waiting count as much as a point of priority
 
 
@@ -59,6 +60,19 @@ def allowed_dataset_actions(status: DatasetStatus) -> list[DatasetAction]:
 def turn_at(priority: int, queued_at: datetime) -> datetime:
     """When a job's turn is, among those that wait: all of them age alike, so that their order never changes."""
     return queued_at - timedelta(seconds=AGING_SECONDS * priority)
+
+
+def expected_end(
+    now: datetime, claimed_at: datetime, told_at: datetime | None, max_runtime_seconds: float | None
+) -> datetime:
+    """When a run is expected to end, no earlier than now: as its progress told, and within what it may take.
+
+    One that has told nothing is expected to last as long again as it has, and 10 minutes at least.
+    """
+    expected_at = told_at or now + max(now - claimed_at, UNKNOWN_RUN)
+    if max_runtime_seconds is not None:
+        expected_at = min(expected_at, claimed_at + timedelta(seconds=max_runtime_seconds))
+    return max(now, expected_at)
 
 
 @dataclass(frozen=True)

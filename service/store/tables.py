@@ -64,6 +64,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 # Ids are compared byte by byte everywhere, so that they sort by time whatever the database's locale.
 Id = String(40).with_variant(String(40, collation="C"), "postgresql")
+DemandId = String(24).with_variant(String(24, collation="C"), "postgresql")
 Json = JSON(none_as_null=True)
 metadata = MetaData(naming_convention=NAMING)
 
@@ -83,6 +84,7 @@ tenants = Table(
     Column("most_stored_bytes", BigInteger),
     Column("most_gpu_hours", Double),
     Column("most_requests", Integer),
+    Column("share", Double),
     Column("created_at", UtcDateTime, nullable=False),
 )
 
@@ -131,13 +133,18 @@ jobs = Table(
     Column("losses", Integer, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("gpus", Integer),
+    Column("demand", DemandId),
+    Column("slots", Integer),
+    Column("max_runtime_seconds", Double),
     Column("created_at", UtcDateTime, nullable=False),
     Column("queued_at", UtcDateTime, nullable=False),
     Column("turn_at", UtcDateTime, nullable=False),
     Column("not_before", UtcDateTime),
+    Column("blocked_at", UtcDateTime),
     Column("started_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
     Column("claimed_at", UtcDateTime),
+    Column("expected_end_at", UtcDateTime),
     Column("lease_expires_at", UtcDateTime),
     Column("worker", Text),
     Column("devices", Json),
@@ -164,9 +171,17 @@ Index("ix_jobs_claim_order", jobs.c.status, jobs.c.turn_at, jobs.c.id)
 Index("ix_jobs_status_lease_expires_at", jobs.c.status, jobs.c.lease_expires_at)
 # Of jobs at work there is no entry here either. Where an index's condition says all that a query says of the status,
 # PostgreSQL does not look for it among the columns; SQLite takes no index whose condition is not said word for word.
-_lane = (jobs.c.status, jobs.c.tenant, jobs.c.gpus, jobs.c.turn_at, jobs.c.id)
-_waiting = jobs.c.status.in_(["queued", "paused"])
-Index("ix_jobs_lanes", *_lane, postgresql_where=_waiting, sqlite_where=jobs.c.status == "queued")
+_waiting: dict[str, Any] = {
+    "postgresql_where": jobs.c.status.in_(["queued", "paused"]),
+    "sqlite_where": jobs.c.status == "queued",
+}
+_turn = (jobs.c.turn_at, jobs.c.id)
+Index("ix_jobs_demands", jobs.c.status, jobs.c.tenant, jobs.c.demand, *_turn, **_waiting)
+Index("ix_jobs_turns", jobs.c.status, jobs.c.tenant, *_turn, **_waiting)
+# That of workers of the version before, whose lanes are of as many GPUs.
+Index("ix_jobs_lanes", jobs.c.status, jobs.c.tenant, jobs.c.gpus, *_turn, **_waiting)
+_blocked = and_(jobs.c.status == "queued", jobs.c.blocked_at.is_not(None))
+Index("ix_jobs_blocked", jobs.c.blocked_at, postgresql_where=_blocked, sqlite_where=_blocked)
 # Of jobs at work there is no entry, so that renewing a lease costs none.
 for _pruned_at in (jobs.c.events_pruned_at, jobs.c.series_pruned_at):
     _whole = and_(jobs.c.ended_at.is_not(None), _pruned_at.is_(None))
@@ -304,6 +319,49 @@ workers = Table(
     Column("seen_at", UtcDateTime, nullable=False),
     Column("left_at", UtcDateTime),
     Index(None, "seen_at"),
+)
+
+# What jobs ask of a worker, each once, however many ask for it.
+demands = Table(
+    "demands",
+    metadata,
+    Column("id", DemandId, primary_key=True),
+    Column("demand", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+# Each worker's verdict on each demand that it met, asked once. A worker that has gone leaves its rows for a while.
+abilities = Table(
+    "abilities",
+    metadata,
+    Column("worker", Text, primary_key=True),
+    Column("demand", DemandId, primary_key=True),
+    Column("able", Boolean, nullable=False),
+    Index(None, "demand", "worker"),
+)
+
+# Who has which slot of which worker. `on_gpu` is whether it is a GPU's; a job without one takes a slot as well.
+holdings = Table(
+    "holdings",
+    metadata,
+    Column("worker", Text, primary_key=True),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    _job(),
+    Column("attempt", Integer, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("on_gpu", Boolean, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Index(None, "tenant"),
+)
+
+# Workers that give their free slots to nobody but one job, which they have too few of as yet.
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("worker", Text, primary_key=True),
+    _job(unique=True),
+    Column("reserved_at", UtcDateTime, nullable=False),
+    Column("expected_at", UtcDateTime, nullable=False),
 )
 
 # Uploaded files that jobs can start from.

@@ -109,7 +109,13 @@ class Tenants:
     # Limits
 
     def limit(self, tenant: str, limits: Mapping[str, float | None]) -> Tenant:
-        """Set some limits of a tenant, which is made if it is not there; None takes one away."""
+        """Set some limits of a tenant, which is made if it is not there; None takes one away.
+
+        ValueError for a share of nothing: its jobs would never have their turn.
+        """
+        share = limits.get("share")
+        if share is not None and share <= 0:
+            raise ValueError(f"share={share} of tenant {tenant} will not do; a number above 0 would")
         with self._writing.begin() as connection:
             insert_unless_there(connection, tenants, {"name": tenant, "created_at": clock(connection)})
             this = tenants.c.name == tenant

@@ -20,14 +20,14 @@ SELECT 'tenant-' || t, '20' || y || '-' || lpad(m::text, 2, '0'), 5
 FROM generate_series(0, {TENANTS - 1}) t, generate_series(20, 39) y, generate_series(1, 12) m;
 
 INSERT INTO jobs (id, tenant, kind, name, status, spec, resolved_spec, metadata, attempt, failures, losses, priority, gpus,
-    created_at, queued_at, turn_at, not_before, started_at, ended_at, claimed_at, lease_expires_at, worker, last_event,
+    demand, slots, blocked_at, created_at, queued_at, turn_at, not_before, started_at, ended_at, claimed_at, lease_expires_at, worker, last_event,
     last_log_line, idempotency_key, body_sha256)
 SELECT 'job_' || lpad(n::text, 26, '0'), 'tenant-' || n % {TENANTS}, CASE WHEN n % 40 = 0 THEN 'evaluate' ELSE 'train' END,
     'name ' || n % 500, {STATUS}, '{{}}', jsonb_build_object('resources', jsonb_build_object('gpus', n % 2),
     'backbone', jsonb_build_object('name', 'resnet26', 'weights', CASE WHEN n % 100 = 0 THEN 'wts_' || n END),
     'dataset', CASE WHEN n % 100 = 50 THEN jsonb_build_object('name', 'image_folder', 'id', 'ds_' || n)
     ELSE jsonb_build_object('name', 'digits') END), '{{}}', 1, 0, 0, 0, CASE WHEN n % 3 = 0 THEN 1 END,
-    at, at, at, CASE WHEN n % 150 = 0 THEN now() + interval '1 hour' END, at,
+    'demand ' || n % 7, 1 + n % 2, CASE WHEN n % 50 = 0 THEN at END, at, at, at, CASE WHEN n % 150 = 0 THEN now() + interval '1 hour' END, at,
     CASE WHEN {STATUS} IN ('succeeded', 'failed', 'cancelled') THEN at END, at,
     CASE WHEN {STATUS} = 'running' THEN now() + interval '1 minute' END, 'wk_' || n % 50, {EVENTS}, {LINES},
     CASE WHEN n % 4 = 0 THEN 'key ' || n END, repeat('0', 64)
@@ -63,6 +63,19 @@ INSERT INTO log_lines (job, number, line) SELECT id, number, 'line' FROM jobs, g
 INSERT INTO workers (id, host, slots, busy, devices, versions, catalog, started_at, seen_at, left_at)
 SELECT 'wk_' || n, 'host', 1, 0, '[]', '{{}}', '{{}}', at, at, CASE WHEN n > 5 THEN at END
 FROM (SELECT n, now() - make_interval(hours => 3 * n) AS at FROM generate_series(1, 3000) n) numbered;
+
+INSERT INTO demands (id, demand, created_at)
+SELECT 'demand ' || n, '{{}}', now() - interval '1 year' FROM generate_series(0, 500) n;
+
+INSERT INTO abilities (worker, demand, able)
+SELECT 'wk_' || w, 'demand ' || d, w > 2 AND w % 2 = 0 FROM generate_series(1, 1000) w, generate_series(0, 6) d;
+
+INSERT INTO holdings (worker, slot, job, attempt, tenant, on_gpu, since)
+SELECT worker, row_number() OVER (PARTITION BY worker ORDER BY id), id, attempt, tenant, true, claimed_at
+FROM jobs WHERE status = 'running';
+
+INSERT INTO reservations (worker, job, reserved_at, expected_at)
+SELECT 'wk_' || row_number() OVER (ORDER BY id), id, now(), now() FROM jobs WHERE status = 'queued' ORDER BY id LIMIT 3;
 
 INSERT INTO weights (id, tenant, name, sha256, size_bytes, tensors, params, key, created_at)
 SELECT 'wts_' || lpad(n::text, 26, '0'), 'tenant-' || n % {TENANTS}, '', repeat('0', 64), 5, 1, 1, 'weights/' || n, now()

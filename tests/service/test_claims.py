@@ -1,14 +1,17 @@
+from collections import Counter
 from random import Random
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, delete, select, update
 
 from acmix.catalog import Catalog
+from acmix.fleet import Demand, demand_of
 from service.store.database import writing
 from service.store.ledger import Ledger
 from service.store.reading import Reader
 from service.store.rows import Outcome, WorkerCard
-from service.store.tables import jobs
+from service.store.tables import demands, jobs, workers
 from service.store.tenants import Tenants
 from tests.service.work import (
     at_once,
@@ -17,12 +20,20 @@ from tests.service.work import (
     let_lease_run_out,
     let_run,
     let_wait,
+    look,
     metrics,
     rows,
     save,
     submit,
     trace,
 )
+
+STRANGE = {"dataset": {"name": "cifar10"}}
+
+
+def knows(demand: Demand, _resolved_spec: dict[str, Any]) -> bool:
+    """Whatever is not STRANGE."""
+    return demand.names["datasets"] == ("digits",)
 
 
 def test_a_claim_begins_an_attempt_and_says_so(ledger: Ledger, reader: Reader) -> None:
@@ -44,7 +55,7 @@ def test_a_claim_begins_an_attempt_and_says_so(ledger: Ledger, reader: Reader) -
 
 
 def test_an_empty_queue_gives_none(ledger: Ledger) -> None:
-    assert ledger.claim("worker-1", gpus_free=1, can_run=lambda _: True) is None
+    assert look(ledger, gpus=1) is None
 
 
 def test_priority_goes_first_then_age(ledger: Ledger, reader: Reader) -> None:
@@ -81,17 +92,25 @@ def test_a_claim_tells_how_long_the_attempts_before_it_ran(ledger: Ledger, engin
 
 def test_a_job_that_needs_more_gpus_than_are_free_waits(ledger: Ledger) -> None:
     large, auto, none = (submit(ledger, resources={"gpus": gpus}) for gpus in (2, "auto", 0))
-    claimed = [ledger.claim("worker-1", gpus_free=free, can_run=lambda _: True) for free in (None, 1, 1, 2)]
-    assert [found and found.job.id for found in claimed] == [auto.id, none.id, None, large.id]
+    claimed = [look(ledger, "cpu"), *(look(ledger, "gpus", gpus=2, free=free) for free in ([1], [0], [0, 1]))]
+    assert [found and found.job.id for found in claimed] == [auto.id, none.id, None, None]
+    ledger.finish(none.id, 1, Outcome("succeeded"))
+    taken = look(ledger, "gpus", gpus=2)
+    assert taken is not None
+    assert (taken.job.id, taken.slots) == (large.id, (0, 1))
 
 
-@pytest.mark.parametrize(("asked", "free", "granted"), [("auto", 2, 1), ("auto", 0, 0), ("auto", None, 0), (2, 4, 2)])
-def test_the_claim_settles_how_many_gpus_a_job_gets(
-    asked: int | str, free: int | None, granted: int, ledger: Ledger
+@pytest.mark.parametrize(
+    ("asked", "gpus", "granted", "slots"),
+    [("auto", 2, 1, (0,)), ("auto", 0, 0, (0,)), (0, 4, 0, (0,)), (2, 4, 2, (0, 1))],
+)
+def test_the_claim_settles_how_many_gpus_a_job_gets_and_in_which_slots(
+    asked: int | str, gpus: int, granted: int, slots: tuple[int, ...], ledger: Ledger
 ) -> None:
     job = submit(ledger, resources={"gpus": asked})
-    claimed = ledger.claim("worker-1", gpus_free=free, can_run=lambda _: True)
+    claimed = look(ledger, gpus=gpus, free=range(max(1, gpus)))
     assert claimed is not None
+    assert claimed.slots == slots
     assert claimed.job.resolved_spec == {
         **job.resolved_spec,
         "resources": {**job.resolved_spec["resources"], "gpus": granted},
@@ -101,41 +120,139 @@ def test_the_claim_settles_how_many_gpus_a_job_gets(
 
 def test_what_a_worker_cannot_run_is_passed_over_however_much_of_it_there_is(ledger: Ledger) -> None:
     for _ in range(101):
-        submit(ledger, name="strange", priority=1)
-    fitting = submit(ledger, name="known")
-    claimed = ledger.claim("worker-1", gpus_free=None, can_run=lambda spec: spec["name"] == "known")
+        submit(ledger, **STRANGE, priority=1)
+    fitting = submit(ledger)
+    claimed = look(ledger, can_run=knows)
     assert claimed is not None
     assert claimed.job.id == fitting.id
-    assert ledger.claim("worker-1", gpus_free=None, can_run=lambda spec: spec["name"] == "known") is None
+    assert look(ledger, can_run=knows) is None
+
+
+def test_a_worker_is_asked_once_for_each_demand_and_anew_after_its_start(ledger: Ledger) -> None:
+    asked: list[str] = []
+
+    def can_run(demand: Demand, resolved_spec: dict[str, Any]) -> bool:
+        assert demand == demand_of(resolved_spec)
+        asked.append(demand.id)
+        return knows(demand, resolved_spec)
+
+    for name in ("one", "two"):
+        submit(ledger, **STRANGE, name=name)
+        submit(ledger.of("another"), name=name)
+    assert [found and found.job.name for found in (look(ledger, can_run=can_run) for _ in range(3))] == [
+        "one", "two", None,
+    ]  # fmt: skip
+    assert len(asked) == len(set(asked)) == 2
+    ledger.enrol(WorkerCard("worker-1", "node-a", 1, [], {}, Catalog()))
+    look(ledger, can_run=can_run)
+    assert len(asked) == 3, "one demand is left in the queue"
+
+
+def test_no_slot_is_given_twice(ledger: Ledger, engine: Engine) -> None:
+    for _ in range(3):
+        submit(ledger, resources={"gpus": 1})
+    first = look(ledger, gpus=2)
+    assert first is not None
+    assert first.slots == (0,)
+    assert look(ledger, gpus=2, free=[0]) is None, "the worker is wrong to say that it is free"
+    second = look(ledger, gpus=2, free=[0, 1])
+    assert second is not None
+    assert second.slots == (1,)
+    let_lease_run_out(engine, first.job.id)
+    ledger.sweep()
+    third = look(ledger, gpus=2, free=[0])
+    assert third is not None
+    assert (third.job.id, third.slots) == (first.job.id, (0,))
+
+
+def test_who_holds_the_least_is_served_first_then_whose_turn_it_is(ledger: Ledger, engine: Engine) -> None:
+    for tenant in ("a", "a", "a", "b", "b"):
+        submit(ledger.of(tenant), resources={"gpus": 1})
+    submit(ledger.of("c"), resources={"gpus": 1}, priority=-9)
+    claims = [look(ledger, gpus=8) for _ in range(6)]
+    assert [found and found.job.tenant for found in claims] == ["a", "b", "c", "a", "b", "a"]
+
+
+def test_a_tenant_with_a_larger_share_gets_more(ledger: Ledger, engine: Engine) -> None:
+    Tenants(engine).limit("b", {"share": 3})
+    for tenant in ("a", "b"):
+        for _ in range(6):
+            submit(ledger.of(tenant), resources={"gpus": 1})
+    claims = [look(ledger, gpus=8) for _ in range(8)]
+    assert [found and found.job.tenant for found in claims] == list("abbbabbb")
+
+
+def test_a_share_of_nothing_is_refused(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="share=0 of tenant b will not do; a number above 0 would"):
+        Tenants(engine).limit("b", {"share": 0})
+
+
+def test_many_tenants_without_a_fitting_job_hide_none_of_one_that_has(ledger: Ledger) -> None:
+    for number in range(40):
+        submit(ledger.of(f"large-{number}"), resources={"gpus": 8})
+    small = submit(ledger.of("small"), resources={"gpus": 1})
+    claimed = look(ledger, gpus=8, free=[3])
+    assert claimed is not None
+    assert (claimed.job.id, claimed.slots) == (small.id, (3,))
+
+
+def test_a_worker_that_drains_is_given_nothing(ledger: Ledger, engine: Engine) -> None:
+    ledger.enrol(WorkerCard("worker-1", "node-a", 1, [], {}, Catalog()))
+    submit(ledger)
+    with writing(engine).begin() as connection:
+        connection.execute(update(workers).values(draining="finish"))
+    assert look(ledger) is None
+    assert look(ledger, "worker-2") is not None
+
+
+def test_jobs_of_an_older_version_say_what_they_demand_once_a_worker_looks(ledger: Ledger, engine: Engine) -> None:
+    large, small = submit(ledger, resources={"gpus": 2}), submit(ledger, resources={"gpus": 1})
+    with writing(engine).begin() as connection:
+        connection.execute(update(jobs).values(demand=None, slots=None))
+        connection.execute(delete(demands))
+    claimed = [look(ledger, gpus=2, free=free) for free in ([0], [0, 1])]
+    assert [found and (found.job.id, found.slots) for found in claimed] == [(small.id, (0,)), None]
+    ledger.finish(small.id, 1, Outcome("succeeded"))
+    found = look(ledger, gpus=2)
+    assert found is not None
+    assert (found.job.id, found.slots) == (large.id, (0, 1))
+    with engine.connect() as connection:
+        kept = connection.execute(select(demands)).mappings().all()
+    assert {row["id"] for row in kept} == {demand_of(job.resolved_spec).id for job in (large, small)}
+    assert all(Demand.from_json(row["demand"]).id == row["id"] for row in kept)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_next_job_is_the_first_of_all_that_fit_whatever_the_queue(
     seed: int, ledger: Ledger, engine: Engine
 ) -> None:
-    """The witness sorts all that are queued and takes the first that fits; the claim looks at lanes."""
+    """The witness goes through all that are queued, tenant by tenant; the claim looks at lanes."""
     random = Random(seed)
-    names, free = ("a", "b", "c", "d"), random.choice([None, 0, 1, 2])
+    names, gpus = ("a", "b", "c", "d"), random.choice([0, 1, 2])
     submitted = []
     for _ in range(40):
         wishes = {"resources": {"gpus": random.choice(["auto", 0, 1, 2, 8])}, "priority": random.choice([0, 0, 1, 9])}
         whose = ledger.of(random.choice(names))
-        submitted.append(submit(whose, name=random.choice(["known", "strange"]), **wishes))
+        submitted.append(submit(whose, **random.choice([{}, STRANGE]), **wishes))
     queue = sorted(submitted, key=lambda job: (job.turn_at, job.id))
     Tenants(engine).limit("a", {"most_running": 0})
     held_back = {job.id for job in queue if random.random() < 0.3}
     with writing(engine).begin() as connection:
         later = queue[0].created_at.replace(year=2100)
         connection.execute(update(jobs).where(jobs.c.id.in_(held_back)).values(not_before=later))
-    fitting = [
-        job.id
-        for job in queue
-        if job.tenant != "a" and job.name == "known" and job.id not in held_back and (job.gpus or 0) <= (free or 0)
-    ]
-    claimed = []
-    while found := ledger.claim("worker", gpus_free=free, can_run=lambda spec: spec["name"] == "known"):
-        claimed.append(found.job.id)
-    assert claimed == fitting
+    due = [job for job in queue if job.tenant != "a" and job.id not in held_back]
+    held: Counter[str] = Counter()
+    while True:
+        first = {job.tenant: job.turn_at for job in reversed(queue)}
+        fitting = [job for job in due if job.resolved_spec["dataset"]["name"] == "digits" and (job.gpus or 0) <= gpus]
+        order = sorted(fitting, key=lambda job: (held[job.tenant], first[job.tenant], job.tenant))
+        found = look(ledger, "worker", gpus=gpus, free=range(100, 200) if gpus else None, can_run=knows)
+        assert (found and found.job.id) == (order[0].id if order else None)
+        if found is None:
+            return
+        due.remove(order[0])
+        queue.remove(order[0])
+        held[found.job.tenant] += len(found.slots)
 
 
 def test_fifty_jobs_claimed_by_eight_threads_are_claimed_once_each(ledger: Ledger, reader: Reader) -> None:
@@ -143,7 +260,7 @@ def test_fifty_jobs_claimed_by_eight_threads_are_claimed_once_each(ledger: Ledge
 
     def work() -> list[str]:
         claimed = []
-        while found := ledger.claim("worker", gpus_free=None, can_run=lambda _: True):
+        while found := look(ledger, "worker"):
             claimed.append(found.job.id)
         return claimed
 
@@ -158,7 +275,7 @@ def test_cancel_and_claim_at_once_leave_one_of_two_outcomes(ledger: Ledger, read
         job = submit(ledger)
         at_once(
             lambda job=job: ledger.request_cancel(job.id),  # type: ignore[misc]  # its default binds
-            lambda: ledger.claim("worker", gpus_free=None, can_run=lambda _: True),
+            lambda: look(ledger, "worker"),
         )
         after = reader.job(job.id)
         assert (after.status, after.requested) in {("cancelled", None), ("running", "cancel")}
@@ -209,9 +326,10 @@ def test_started_at_is_that_of_the_first_attempt(ledger: Ledger) -> None:
 
 
 def test_a_claim_that_finds_nothing_changes_nothing(ledger: Ledger, engine: Engine) -> None:
-    submit(ledger)
+    submit(ledger, **STRANGE)
+    assert look(ledger, can_run=knows) is None, "its verdict is kept"
     before = rows(engine)
-    assert ledger.claim("worker-1", gpus_free=None, can_run=lambda _: False) is None
+    assert look(ledger, can_run=knows) is None
     assert rows(engine) == before
 
 
@@ -219,6 +337,6 @@ def test_a_running_job_is_not_claimed_before_the_sweep_though_its_lease_ran_out(
     submit(ledger)
     job = claim(ledger).job
     let_lease_run_out(engine, job.id)
-    assert ledger.claim("worker-2", gpus_free=None, can_run=lambda _: True) is None
+    assert look(ledger, "worker-2") is None
     assert ledger.sweep() == [job.id]
     assert claim(ledger, "worker-2").job.attempt == 2

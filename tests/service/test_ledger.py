@@ -9,7 +9,7 @@ from service.store.errors import IdempotencyKeyReused, JobNotEnded, JobNotFound
 from service.store.ledger import Ledger
 from service.store.reading import Reader
 from service.store.rows import Outcome
-from tests.service.work import at_once, claim, evaluation, metrics, rows, save, spec_of, submit, trace
+from tests.service.work import at_once, claim, evaluation, look, metrics, rows, save, spec_of, submit, trace
 
 
 def test_a_submitted_job_is_queued_and_says_so(ledger: Ledger, reader: Reader, engine: Engine) -> None:
@@ -93,7 +93,7 @@ def test_cancel_outranks_pause_and_a_pause_can_be_taken_back(ledger: Ledger) -> 
 def test_a_paused_job_is_not_claimed_until_it_is_resumed(ledger: Ledger) -> None:
     job = submit(ledger)
     assert ledger.request_pause(job.id)[0].status == "paused"
-    assert ledger.claim("worker-1", gpus_free=None, can_run=lambda _: True) is None
+    assert look(ledger) is None
     assert ledger.resume(job.id)[0].status == "queued"
     assert claim(ledger).job.id == job.id
 
@@ -123,7 +123,8 @@ def test_deleting_a_job_leaves_no_row_of_it(ledger: Ledger, reader: Reader, engi
     ledger.finish(job.id, 1, Outcome("succeeded"))
     files, requests = {"weights", "datasets", "dataset_parts"}, {"plans", "predictions"}
     told = {"webhooks", "deliveries"}  # a message outlives its job
-    others = {"workers", "tenants", "keys", "usage", *files, *requests, *told}
+    scheduled = {"demands", "abilities", "holdings", "reservations"}
+    others = {"workers", "tenants", "keys", "usage", *scheduled, *files, *requests, *told}
     assert all(found != before[table] for table, found in rows(engine).items() if table not in others)
     ledger.delete(job.id)
     assert rows(engine) == before

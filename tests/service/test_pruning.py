@@ -1,19 +1,24 @@
 """What of old jobs is removed: which rows, of which jobs, how many at a time, and what the API then says."""
 
 import math
+from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select, update
 
+from acmix.catalog import Catalog
 from acmix.events import Event
 from service.store import pruning
+from service.store.database import writing
 from service.store.ledger import Ledger
 from service.store.pruning import Pruning
 from service.store.reading import Reader
-from service.store.rows import Job, Outcome
+from service.store.rows import Job, Outcome, WorkerCard
+from service.store.tables import abilities, demands, workers
 from tests.service.deployed import Deployed
-from tests.service.work import at_once, claim, evaluation, metrics, rows, save, submit, trace
+from tests.service.work import at_once, claim, evaluation, look, metrics, rows, save, submit, trace
 
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 SAID = [metrics(1, 2), trace(2), Event("progress", "training", {"phase": "training"}), Event("warning", "hot", {})]
 
 
@@ -118,3 +123,38 @@ def test_a_pruned_job_says_so_and_a_stream_of_it_ends(api: Deployed) -> None:
     assert api.get(f"/v1/jobs/{job.id}/metrics") == {"series": []}
     assert api.get(f"/v1/jobs/{job.id}/results")["complete"] is True
     assert api.http.get(f"/v1/jobs/{job.id}/traces.svg").status_code == 200
+
+
+def test_a_worker_that_has_gone_long_ago_is_forgotten_and_what_it_was_able_to_do(
+    ledger: Ledger, reader: Reader, engine: Engine
+) -> None:
+    for worker in ("gone", "here"):
+        ledger.enrol(WorkerCard(worker, "node", 1, [], {}, Catalog()))
+        submit(ledger)
+        assert look(ledger, worker) is not None
+    with writing(engine).begin() as connection:
+        connection.execute(update(demands).values(created_at=LONG_AGO))
+        connection.execute(update(workers).where(workers.c.id == "gone").values(seen_at=LONG_AGO))
+    pruning = Pruning(engine, math.inf, math.inf)
+    assert pruning.prune()
+    assert not pruning.prune()
+    with engine.connect() as connection:
+        assert connection.execute(select(workers.c.id)).scalars().all() == ["here"]
+        assert connection.execute(select(abilities.c.worker)).scalars().all() == ["here"]
+        assert len(connection.execute(select(demands)).all()) == 1, "two jobs that run have it"
+    assert {job.worker for job in reader.jobs().data} == {"gone", "here"}
+
+
+def test_a_demand_that_no_job_waits_with_is_forgotten_and_comes_back(ledger: Ledger, engine: Engine) -> None:
+    job = submit(ledger)
+    ledger.request_pause(job.id)
+    with writing(engine).begin() as connection:
+        connection.execute(update(demands).values(created_at=LONG_AGO))
+    pruning = Pruning(engine, math.inf, math.inf)
+    assert not pruning.prune(), "it may be resumed"
+    ledger.request_cancel(job.id)
+    assert pruning.prune()
+    submit(ledger)
+    assert look(ledger) is not None
+    with engine.connect() as connection:
+        assert len(connection.execute(select(demands)).all()) == 1

@@ -15,7 +15,7 @@ from service.store.tenants import Tenants
 from tests.service.deployed import Deployed, spec
 from tests.service.test_access import bearer, key_for
 from tests.service.test_tenants_apart import _safetensors
-from tests.service.work import at_once, claim, let_run, save, submit
+from tests.service.work import at_once, claim, let_run, look, save, submit
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def tenants(engine: Engine) -> Tenants:
     return Tenants(engine)
 
 
-def claimed(ledger: Ledger, *, gpus_free: int = 0) -> str | None:
+def claimed(ledger: Ledger, *, gpus: int = 0) -> str | None:
     """Whose job is claimed next."""
-    found = ledger.claim("worker-1", gpus_free=gpus_free, can_run=lambda _: True)
+    found = look(ledger, gpus=gpus)
     return found.job.tenant if found else None
 
 
@@ -94,7 +94,7 @@ def test_gpu_hours_are_booked_when_an_attempt_ends_and_outlive_its_job(
 ) -> None:
     lab = ledger.of("lab")
     job = submit(lab, resources={"gpus": 2})
-    assert claimed(ledger, gpus_free=2) == "lab"
+    assert claimed(ledger, gpus=2) == "lab"
     let_run(engine, job.id, seconds=1800)
     assert tenants.usage("lab")[1].gpu_hours == pytest.approx(1.0, abs=0.01), "those that run count"
     ledger.finish(job.id, 1, Outcome("succeeded"))

@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import Connection, Engine, delete, true
+from sqlalchemy import Connection, Engine, delete, select, true
 
 from acmix.errors import Reason
 from service.store import _journal
@@ -25,8 +25,9 @@ from service.store.ledger import Ledger
 from service.store.reading import Reader
 from service.store.rows import Claim, Job, Outcome
 from service.store.states import ENDED, MOVES
-from service.store.tables import metadata
-from tests.service.work import let_backoff_pass, let_lease_run_out, metrics, rows, save, submit
+from service.store.tables import holdings, jobs, metadata, reservations
+from tests.service.test_waits import card, let_be_blocked
+from tests.service.work import let_backoff_pass, let_lease_run_out, look, metrics, rows, save, submit
 
 RETRYABLE = Reason("disk_full", "the disk is full", retryable=True)
 HOPELESS = Reason("diverged", "the loss is nan", "user")
@@ -69,17 +70,26 @@ class Calls(RuleBasedStateMachine):
                 connection.execute(delete(table))
         self.engine = engine
         self.ledger = Ledger(engine)
+        for worker in ("worker-1", "worker-2"):
+            self.ledger.enrol(card(worker, 2))
         self.reader = Reader(engine)
         self.seen: dict[str, Job] = {}
 
-    @rule(target=jobs, priority=st.integers(-2, 2))
-    def submit(self, priority: int) -> str:
-        return submit(self.ledger, priority=priority).id
+    @rule(target=jobs, priority=st.integers(-2, 2), gpus=st.sampled_from([1, 1, 2]))
+    def submit(self, priority: int, gpus: int) -> str:
+        return submit(self.ledger, priority=priority, resources={"gpus": gpus}).id
 
-    @rule(target=claims)
-    def claim(self) -> Any:
-        claimed = self.ledger.claim("worker-1", gpus_free=None, can_run=lambda _: True)
+    @rule(target=claims, worker=st.sampled_from(["worker-1", "worker-2"]))
+    def claim(self, worker: str) -> Any:
+        claimed = look(self.ledger, worker, gpus=2)
         return multiple() if claimed is None else claimed
+
+    @rule(job_id=jobs)
+    def be_passed_over(self, job_id: str) -> None:
+        """For longer than it takes until a worker is reserved for it."""
+        if job_id in self.seen and self.seen[job_id].status == "queued":
+            let_be_blocked(self.engine, self.reader.job(job_id), seconds=301)
+        self.ledger.reserve()
 
     @rule(claim=claims, steps=st.integers(1, 3))
     def train(self, claim: Claim, steps: int) -> None:
@@ -138,6 +148,19 @@ class Calls(RuleBasedStateMachine):
             if before and job != before:
                 self._check_move(before, job)
             self.seen[job.id] = job
+
+    @invariant()
+    def slots_are_held_for_what_runs_and_kept_for_what_waits(self) -> None:
+        with self.engine.connect() as connection:
+            running = select(jobs.c.id, jobs.c.attempt, jobs.c.worker, jobs.c.slots).where(jobs.c.status == "running")
+            expected = [tuple(row)[:3] for row in connection.execute(running) for _ in range(row.slots)]
+            held = connection.execute(select(holdings)).all()
+            queued = set(connection.execute(select(jobs.c.id).where(jobs.c.status == "queued")).scalars())
+            kept = set(connection.execute(select(reservations.c.job)).scalars())
+        assert sorted((row.job, row.attempt, row.worker) for row in held) == sorted(expected)
+        assert len({(row.worker, row.slot) for row in held}) == len(held)
+        assert all(0 <= row.slot < 2 for row in held)
+        assert kept <= queued
 
     def _check_move(self, before: Job, job: Job) -> None:
         assert before.status not in ENDED  # such a row never changes

@@ -13,7 +13,7 @@ from service.store.ledger import Ledger
 from service.store.reading import Reader
 from service.store.rows import Job, Outcome, Status
 from service.store.states import ACTIONS, ENDED, MOVES, STATUSES, allowed_actions, judge
-from tests.service.work import claim, let_lease_run_out, rows, submit
+from tests.service.work import claim, let_lease_run_out, look, rows, submit
 
 OUTCOMES = ("succeeded", "failed", "lost", "drained", "cancelled", "paused")
 RETRYABLE = Reason("disk_full", "the disk is full", "platform", retryable=True)
@@ -70,7 +70,7 @@ def test_every_move_of_a_worker_or_the_sweep_is_in_the_table(
     if kind == "sweep":
         ledger.sweep()
     elif kind == "claim":
-        ledger.claim("worker-2", gpus_free=None, can_run=lambda _: True)
+        look(ledger, "worker-2")
     elif status == "running":
         ledger.finish(job.id, job.attempt, Outcome(kind))
     else:

@@ -5,20 +5,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Engine, Table, event, func, select, text, update
 
 from acmix import spec
 from acmix.events import Event
+from acmix.fleet import Demand
 from service.store.database import clock, writing
 from service.store.ids import new_id
 from service.store.ledger import Ledger
 from service.store.reading import Reader
 from service.store.rows import Checkpoint, Claim, Job
-from service.store.tables import attempts, jobs, metadata
+from service.store.tables import attempts, holdings, jobs, metadata
 
 T = TypeVar("T")
+SLOTS = count()
 
 
 @contextmanager
@@ -69,9 +72,26 @@ def submit(ledger: Ledger, **changes: Any) -> Job:
 
 def claim(ledger: Ledger, worker_id: str = "worker-1") -> Claim:
     """Claim what is next, which must be there."""
-    claimed = ledger.claim(worker_id, gpus_free=None, can_run=lambda _: True)
+    claimed = look(ledger, worker_id)
     assert claimed is not None
     return claimed
+
+
+def look(
+    ledger: Ledger,
+    worker_id: str = "worker-1",
+    *,
+    gpus: int = 0,
+    free: Sequence[int] | None = None,
+    can_run: Callable[[Demand, dict[str, Any]], bool] = lambda *_: True,
+) -> Claim | None:
+    """Claim as a worker of so many GPUs does, all of them free unless it is said which; one of none trains on the CPU.
+
+    A slot on the CPU has a number that no other such look had, so that a worker can hold many jobs.
+    """
+    if free is None:
+        free = range(gpus) if gpus else [next(SLOTS)]
+    return ledger.claim(worker_id, free=free, slots=max(1, gpus), has_gpus=gpus > 0, can_run=can_run)
 
 
 def claim_new(ledger: Ledger, **changes: Any) -> Job:
@@ -144,6 +164,9 @@ def let_run(engine: Engine, job_id: str, *, seconds: float) -> None:
     newest = select(func.max(attempts.c.number)).where(attempts.c.job == job_id).scalar_subquery()
     mine = (attempts.c.job == job_id) & (attempts.c.number == newest)
     _set_back(engine, attempts, mine, ("started_at",), timedelta(seconds=seconds))
+    for slot in _slots_of(engine, job_id):
+        held = (holdings.c.job == job_id) & (holdings.c.slot == slot)
+        _set_back(engine, holdings, held, ("since",), timedelta(seconds=seconds))
 
 
 def rows(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
@@ -182,6 +205,11 @@ def until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"the condition did not come true within {seconds} s"
         threading.Event().wait(0.01)
+
+
+def _slots_of(engine: Engine, job_id: str) -> Sequence[int]:
+    with engine.connect() as connection:
+        return connection.execute(select(holdings.c.slot).where(holdings.c.job == job_id)).scalars().all()
 
 
 def _set_back(

@@ -8,7 +8,7 @@ import pytest
 from service.store.backend import Backend
 from service.store.ledger import Ledger
 from service.store.states import ENDED
-from tests.service.work import let_backoff_pass, submit
+from tests.service.work import let_backoff_pass, look, submit
 from tests.worker.runs import Attempts
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -51,7 +51,7 @@ def test_without_a_budget_it_would_go_on(stand_in: StandIn, backend: Backend) ->
 def see_all_through(backend: Backend, attempts: Attempts, poisoned: str, *, most: int = 20) -> int:
     """Claim and see through until there is nothing to claim; how often it was that job's turn, at `most`."""
     turns = 0
-    while turns < most and (claimed := backend.ledger.claim("worker-1", gpus_free=None, can_run=lambda _: True)):
+    while turns < most and (claimed := look(backend.ledger)):
         attempts.see_through(claimed)
         turns += claimed.job.id == poisoned
         if backend.reader.job(claimed.job.id).status == "queued":
