@@ -82,6 +82,15 @@ def demand_of(resolved_spec: Mapping[str, Any]) -> Demand:
     )
 
 
+def samples_a_step(resolved_spec: Mapping[str, Any]) -> int:
+    """How many samples an optimizer step takes, of all processes that train together."""
+    training, resources = resolved_spec["training"], resolved_spec["resources"]
+    gpus = 1 if resources["gpus"] == "auto" else resources["gpus"]
+    samples: int = training["batch_size"] * training.get("accumulate_batches", 1)
+    samples *= max(1, gpus, resources.get("processes", 1))
+    return samples
+
+
 def unmet(demand: Demand, machine: Machine, catalog: Catalog) -> str | None:
     """Why a worker cannot run such a job, whatever else it has to do; None where it can."""
     return next(lacks(demand, machine), None) or next(_unknown(demand, catalog), None)

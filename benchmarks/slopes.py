@@ -31,6 +31,12 @@ from service.store.rows import Checkpoint, Job, Outcome, WorkerCard
 
 STEPS_A_SECOND = 10
 LOG_LINES_A_SECOND = 2
+GPU = {"memory_used_bytes": 2**35, "utilization": 0.93, "temperature_celsius": 61, "put_aside": None}
+LOAD = {
+    "free_slots": 0,
+    "devices": [{"index": index, "jobs": ["job_01J9ZK6Q5W8Y3T4V7XB2D0M1NC"], **GPU} for index in range(8)],
+    "cpu": {"load": 8.1, "memory_used_bytes": 2**36, "memory_bytes": 2**38},
+}
 RAW = {"backbone": {"name": "resnet26"}, "swaps": [{"layers": "*"}], "dataset": {"name": "digits"}}
 
 
@@ -77,6 +83,7 @@ class Slopes:
     def __init__(self, engine: Engine, postmaster: psutil.Process, jobs: int, layers: int) -> None:
         self.engine = engine
         self.postmaster = postmaster
+        self.slot = 0
         self.ledger = Ledger(engine)
         self.layers = [f"layer{number}.0.conv2" for number in range(layers)]
         self.ledger.enrol(WorkerCard("worker-1", "host", 8, [], {"acmix": "0.1"}, catalog()))
@@ -91,7 +98,8 @@ class Slopes:
         self.ledger.submit(RAW, self.resolved)
 
     def claim(self) -> Job:
-        claim = self.ledger.claim("worker-1", gpus_free=None, can_run=lambda _: True)
+        claim = self.ledger.claim("worker-1", free=[self.slot], slots=10**6, has_gpus=False, can_run=lambda *_: True)
+        self.slot += 1
         assert claim is not None
         return claim.job
 
@@ -144,7 +152,7 @@ class Slopes:
         )
 
     def seen(self) -> None:
-        self.ledger.seen("worker-1", 8)
+        self.ledger.seen("worker-1", 8, LOAD)
 
     def begin(self) -> None:
         self.running.append(self.claim())

@@ -29,7 +29,7 @@ MAX_WAITING_BYTES = 256 * 2**20  # told by the child and not yet recorded; beyon
 
 _ENVIRONMENT = (
     *("PATH", "HOME", "USER", "LANG", "LC_", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHON", "VIRTUAL_ENV"),
-    *("CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "TORCH", "SSL_CERT", "HF_"),
+    *("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "OMP_", "MKL_", "OPENBLAS_", "TORCH", "SSL_CERT", "HF_"),
 )
 T = TypeVar("T")
 

@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from acmix.events import Event
+from acmix.fleet import samples_a_step
 from service.settings import Settings
 from service.store.rows import Job, Outcome
 from service.store.vitals import REGISTRY, reason_label
@@ -143,18 +144,18 @@ def count_recorded(job: Job, told: Sequence[Event]) -> None:
     labels = (job.kind, str(spec["task"]["name"]))
     for event in told:
         EVENTS.labels(event.type).inc()
-        _count_training(event.type, event.data, labels, int(spec["training"]["batch_size"]))
+        _count_training(event.type, event.data, labels, samples_a_step(spec))
 
 
-def _count_training(kind: str, data: Mapping[str, Any], labels: tuple[str, str], batch_size: int) -> None:
+def _count_training(kind: str, data: Mapping[str, Any], labels: tuple[str, str], samples: int) -> None:
     """A run is not to be believed: what is no figure counts nothing."""
     values, step = data.get("values"), data.get("step")
     if kind == "metrics" and isinstance(values, Mapping) and isinstance(step, list) and "train/loss" in values:
         steps = len(step)
         STEPS.labels(*labels).inc(steps)
-        SAMPLES.labels(*labels).inc(steps * batch_size)
+        SAMPLES.labels(*labels).inc(steps * samples)
     elif kind == "progress" and isinstance(rate := data.get("samples_per_second"), int | float) and rate > 0:
-        STEP.labels(*labels).observe(batch_size / rate)
+        STEP.labels(*labels).observe(samples / rate)
 
 
 def _watch_disk(folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, update
 
 from acmix.events import Event
+from acmix.fleet import samples_a_step
 from service.store import _blocks
 from service.store.database import insert_or_replace, insert_or_replace_many
 from service.store.rows import Job
@@ -92,9 +93,7 @@ def _expected_end(job: Job, now: datetime, progress: Mapping[str, Any]) -> dict[
     speed, steps = progress.get("samples_per_second"), progress.get("steps")
     if not speed or not steps or job.claimed_at is None:
         return {}
-    training = job.resolved_spec.get("training", {})
-    samples_per_step = training.get("batch_size", 1) * training.get("accumulate_batches", 1)
-    left_seconds = (steps - progress.get("step", 0)) * samples_per_step / speed
+    left_seconds = (steps - progress.get("step", 0)) * samples_a_step(job.resolved_spec) / speed
     expected_at = now + timedelta(seconds=max(0.0, min(left_seconds, LONGEST_SECONDS)))
     if job.max_runtime_seconds is not None:
         expected_at = min(expected_at, job.claimed_at + timedelta(seconds=job.max_runtime_seconds))

@@ -6,7 +6,7 @@ import pytest
 
 from acmix import spec
 from acmix.catalog import Catalog, Device
-from acmix.fleet import SHARED, Demand, Machine, demand_of, is_of_kind, unmet
+from acmix.fleet import SHARED, Demand, Machine, demand_of, is_of_kind, samples_a_step, unmet
 from acmix.resolve import resolve
 from tests.service.menu import catalog
 
@@ -106,3 +106,10 @@ def test_what_is_planned_without_a_data_set_asks_for_none() -> None:
     asked = demand_of(resolved)
     assert asked.names["datasets"] == ()
     assert unmet(asked, Machine(), catalog()) is None
+
+
+def test_a_step_takes_the_batches_of_all_processes() -> None:
+    training = {"batch_size": 32, "accumulate_batches": 3}
+    for resources, samples in (({}, 96), ({"processes": 2}, 192), ({"gpus": 4}, 384), ({"gpus": 0}, 96)):
+        job = spec.parse({**LEAST, "training": training, "resources": resources})
+        assert samples_a_step(resolve(job, catalog()).dump()) == samples

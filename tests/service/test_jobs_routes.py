@@ -8,7 +8,7 @@ from acmix.errors import Reason
 from acmix.events import Event
 from service.store.rows import Outcome
 from tests.service.deployed import Deployed, deployed, spec
-from tests.service.work import at_once, claim, evaluation, save
+from tests.service.work import at_once, claim, evaluation, look, save
 
 FIELDS = {
     *("id", "kind", "name", "status", "phase", "status_reason", "requested", "spec", "resolved_spec", "parent"),
@@ -159,6 +159,18 @@ def test_a_job_names_its_best_evaluation_and_the_checkpoint_of_it(api: Deployed)
         "epoch": 1,
         "checkpoint": saved.id,
     }
+
+
+def test_what_was_trained_with_shared_batch_norms_can_be_judged_on_the_cpu(api: Deployed) -> None:
+    api.enrol(gpus=2)
+    api.submit(training={"sync_batch_norm": True}, resources={"gpus": 2})
+    claimed = look(api.ledger, gpus=2)
+    assert claimed is not None
+    saved, _ = save(api.ledger, claimed.job, 10, 0.75)
+    asked = {"kind": "evaluate", "checkpoint": saved.id, "resources": {"processes": 2}}
+    response = api.post(asked)
+    assert response.status_code == 201, response.text
+    assert response.json()["resolved_spec"]["resources"]["gpus"] == 0
 
 
 def test_a_failed_job_says_why(api: Deployed) -> None:
