@@ -77,9 +77,14 @@ def demand_of(resolved_spec: Mapping[str, Any]) -> Demand:
         gpu_kind=resources.get("gpu_kind"),
         memory_bytes=resources.get("memory_bytes"),
         labels=tuple(sorted(set(resources.get("labels", ())))),
-        names={section: tuple(sorted({each["name"] for each in choices})) for section, choices in named.items()},
+        names={section: _names(choices) for section, choices in named.items()},
         shape=_shape_of(resolved_spec),
     )
+
+
+def _names(choices: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """A data set of the user's may be named by its id alone: whoever checked it knows its format."""
+    return tuple(sorted({choice["name"] for choice in choices if "name" in choice}))
 
 
 def samples_a_step(resolved_spec: Mapping[str, Any]) -> int:
