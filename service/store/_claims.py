@@ -1,21 +1,25 @@
 """The claim: which queued job is next for a worker, and how it becomes the worker's."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
 from heapq import merge
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Connection,
+    Integer,
     Select,
     and_,
     bindparam,
+    cast,
     delete,
     func,
     insert,
     literal_column,
+    or_,
     select,
 )
 
@@ -23,10 +27,11 @@ from acmix.events import Event
 from service.store import _abilities, _checkpoints, _journal, _lanes, _outbox, _quotas, _reservations
 from service.store._abilities import Offer
 from service.store._lanes import Lane, Turn, due
-from service.store.database import clock, clock_time
+from service.store._reservations import Reservation
+from service.store.database import clock_time, texts
 from service.store.rows import Checkpoint, Claim, Job, Json, read
 from service.store.states import turn_at
-from service.store.tables import attempts, holdings, jobs, workers
+from service.store.tables import attempts, holdings, jobs, reservations, tenants, workers
 
 FIRST_TENANTS, MORE = 4, 8  # whose lanes are looked at together; each time so many times as many
 # What the planner knows of a queue that has just grown is out of date: for as long as a claim lasts, it is to consider
@@ -42,6 +47,13 @@ BEGIN_ATTEMPT = insert(attempts).values(
 )
 
 
+class _Locked(NamedTuple):
+    """A job that is to be claimed, and when it was locked."""
+
+    job: Job
+    at: datetime
+
+
 def lined_up(priority: int, now: datetime) -> dict[str, datetime | None]:
     """What a job's row says once it is queued from now on."""
     return {"queued_at": now, "turn_at": turn_at(priority, now), "blocked_at": None}
@@ -49,26 +61,35 @@ def lined_up(priority: int, now: datetime) -> dict[str, datetime | None]:
 
 def claim(connection: Connection, offered: Offer, *, lease_seconds: float) -> Claim | None:
     """Begin the next attempt of the first job that this worker can run with its free slots, if there is one."""
-    opening = connection.execute(_opening(connection.dialect.name), {"worker": offered.worker}).one()
+    given = {"worker": offered.worker, "free": json.dumps([str(slot) for slot in offered.free])}
+    opening = connection.execute(_opening(connection.dialect.name), given).one()
     if opening.draining:
         _reservations.lift(connection, worker=offered.worker)
         return None
-    offer = replace(offered, free=_really_free(connection, offered))
+    offer = replace(offered, free=_really_free(connection, offered)) if opening.is_held else offered
     if not offer.free:
         return None
     now = opening.now
-    job, passed = _lock_next(connection, now, offer)
-    _reservations.note_blocked(connection, now, passed, job)
-    return take(connection, job, clock(connection), offer, lease_seconds=lease_seconds) if job else None
+    exhausted = _quotas.exhausted(connection, now) if opening.are_limited else []
+    kept = _reservations.kept(connection, offer.worker) if opening.are_reserved else []
+    locked, passed = _lock_next(connection, now, offer, exhausted, kept)
+    _reservations.note_blocked(connection, now, passed, locked.job if locked else None)
+    return take(connection, *locked, offer, lease_seconds=lease_seconds) if locked else None
 
 
 def take(connection: Connection, job: Job, now: datetime, offer: Offer, *, lease_seconds: float) -> Claim:
     """Begin the job's next attempt, from its newest checkpoint, in the lowest of the free slots, and tell so."""
     resume, rewound = _gone_back(connection, job) if job.attempt else (None, {})
     gpus = job.gpus if job.gpus is not None else int(offer.has_gpus)
-    taken = _journal.change(
+    resumed_from = _checkpoints.resumed_from(resume)
+    where = f"from step {resume.step}" if resume else "from the start"
+    data = {"status": "running", "worker": offer.worker, "resumed_from": resumed_from}
+    told = Event("status", f"attempt {job.attempt + 1} begins {where} on {offer.worker}", data)
+    taken = _journal.append(
         connection,
         job,
+        now,
+        [told],
         status="running",
         phase="starting",
         status_reason=None,
@@ -86,14 +107,9 @@ def take(connection: Connection, job: Job, now: datetime, offer: Offer, *, lease
     )
     slots = offer.free[: job.slots]
     _hold(connection, taken, now, slots, on_gpu=gpus > 0)
-    resumed_from = _checkpoints.resumed_from(resume)
     _begin_attempt(connection, taken, now, resumed_from)
-    where = f"from step {resume.step}" if resume else "from the start"
-    data = {"status": "running", "worker": offer.worker, "resumed_from": resumed_from}
-    told = Event("status", f"attempt {taken.attempt} begins {where} on {offer.worker}", data)
-    begun = _journal.append(connection, taken, now, [told])
-    _outbox.tell(connection, begun, now)
-    return Claim(begun, resume, _ran_seconds(connection, taken), slots)
+    _outbox.tell(connection, taken, now)
+    return Claim(taken, resume, _ran_seconds(connection, taken), slots)
 
 
 def release(connection: Connection, job: Job) -> None:
@@ -103,11 +119,21 @@ def release(connection: Connection, job: Job) -> None:
 
 @cache
 def _opening(dialect: str) -> Select[Any]:
-    """What time it is, and whether the worker drains."""
+    """What time it is, whether the worker drains, and what else has to be looked at: most often nothing."""
+    mine = holdings.c.worker == bindparam("worker")
+    offered = select(cast(texts(dialect, "free").c.value, Integer))
+    limited = (tenants.c.most_running.is_not(None), tenants.c.most_gpu_hours.is_not(None))
     draining = select(workers.c.draining).where(workers.c.id == bindparam("worker")).scalar_subquery()
     settings = PLAN_BY_INDEX if dialect == "postgresql" else ()
     settled = (func.set_config(name, "off", literal_column("true")) for name in settings)
-    return select(clock_time().label("now"), draining.label("draining"), *settled)
+    return select(
+        clock_time().label("now"),
+        draining.label("draining"),
+        select(holdings.c.slot).where(mine, holdings.c.slot.in_(offered)).exists().label("is_held"),
+        select(tenants.c.name).where(or_(*limited)).exists().label("are_limited"),
+        select(reservations.c.worker).exists().label("are_reserved"),
+        *settled,
+    )
 
 
 def _really_free(connection: Connection, offer: Offer) -> tuple[int, ...]:
@@ -123,27 +149,32 @@ def _really_free(connection: Connection, offer: Offer) -> tuple[int, ...]:
     return tuple(slot for slot in sorted(offer.free) if not held.get(slot))
 
 
-def _lock_next(connection: Connection, now: datetime, offer: Offer) -> tuple[Job | None, list[Lane]]:
+def _lock_next(
+    connection: Connection,
+    now: datetime,
+    offer: Offer,
+    exhausted: Collection[str],
+    kept: Sequence[Reservation],
+) -> tuple[_Locked | None, list[Lane]]:
     """The job, locked, and what was passed over at its turn because it needs more slots than are free.
 
     First come jobs that have waited for long enough that a worker is reserved for them. One that is reserved itself
     gives what it has to that job alone, and to what is sure to end before it could begin.
     """
-    exhausted = _quotas.exhausted(connection, now)
-    kept = [each for each in _reservations.kept(connection, offer.worker) if each.tenant not in exhausted]
+    kept = [each for each in kept if each.tenant not in exhausted]
     mine = next((each for each in kept if each.worker == offer.worker), None)
     for each in [mine] if mine else kept:
-        if each.able and each.slots <= len(offer.free) and (job := _lock(connection, each.job, now)):
-            return job, []
+        if each.able and each.slots <= len(offer.free) and (locked := _lock(connection, each.job, now)):
+            return locked, []
     passed: list[Lane] = []
     for names in _more_and_more(_lanes.fair_order(connection, exhausted)):
         for lanes in _abilities.judged(connection, now, offer, names).values():
             able = [lane for lane in lanes if lane.able]
             fitting = [lane for lane in able if lane.slots <= len(offer.free)]
-            job = _lock_first(connection, now, _turns(connection, now, fitting, mine.expected_at if mine else None))
-            passed += _passed(able, len(offer.free), job)
-            if job:
-                return job, passed
+            locked = _lock_first(connection, now, _turns(connection, now, fitting, mine.expected_at if mine else None))
+            passed += _passed(able, len(offer.free), locked.job if locked else None)
+            if locked:
+                return locked, passed
     return None, passed
 
 
@@ -161,15 +192,15 @@ def _turns(connection: Connection, now: datetime, lanes: Sequence[Lane], until: 
     return (lane.head for lane in lanes if (lane.max_runtime_seconds or float("inf")) <= spare_seconds)
 
 
-def _lock_first(connection: Connection, now: datetime, turns: Iterator[Turn]) -> Job | None:
+def _lock_first(connection: Connection, now: datetime, turns: Iterator[Turn]) -> _Locked | None:
     """The first of these that can be had; one that another is claiming is passed over."""
     return next(filter(None, (_lock(connection, turn.id, now) for turn in turns)), None)
 
 
-def _lock(connection: Connection, job_id: str, now: datetime) -> Job | None:
-    still = select(jobs).where(jobs.c.id == job_id, due(now)).with_for_update(skip_locked=True)
-    row = connection.execute(still).mappings().one_or_none()
-    return read(Job, row) if row else None
+def _lock(connection: Connection, job_id: str, now: datetime) -> _Locked | None:
+    still = select(jobs, clock_time().label("locked_at")).where(jobs.c.id == job_id, due(now))
+    row = connection.execute(still.with_for_update(skip_locked=True)).mappings().one_or_none()
+    return _Locked(read(Job, row), row["locked_at"]) if row else None
 
 
 def _more_and_more(names: Sequence[str]) -> Iterator[Sequence[str]]:

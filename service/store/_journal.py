@@ -58,14 +58,16 @@ def change(connection: Connection, job: Job, **values: Any) -> Job:
 
 
 def append(connection: Connection, job: Job, now: datetime, said: Sequence[Event], **changes: Any) -> Job:
-    """Write events, one at least, under the job's next numbers and present attempt; change the job along with it."""
-    _write(connection, job, now, said, first=job.last_event + 1)
+    """Write events, one at least, under the job's next numbers and attempt; change the job along with it."""
+    attempt = changes.get("attempt", job.attempt)
+    _write(connection, job, now, said, first=job.last_event + 1, attempt=attempt)
     return change(connection, job, last_event=job.last_event + len(said), **changes)
 
 
 def open_with(connection: Connection, job: Job, now: datetime, message: str) -> None:
     """Tell the status of a new job, whose row has counted this event already."""
-    _write(connection, job, now, [Event("status", message, _status(job, None))], first=job.last_event)
+    said = [Event("status", message, _status(job, None))]
+    _write(connection, job, now, said, first=job.last_event, attempt=job.attempt)
     _outbox.tell(connection, job, now)
 
 
@@ -100,13 +102,13 @@ def _status(job: Job, reason: Reason | None) -> dict[str, Any]:
     return {"status": job.status, "reason": reason.as_json() if reason else None}
 
 
-def _write(connection: Connection, job: Job, now: datetime, said: Sequence[Event], *, first: int) -> None:
+def _write(connection: Connection, job: Job, now: datetime, said: Sequence[Event], *, first: int, attempt: int) -> None:
     rows = [
         {
             "job": job.id,
             "number": number,
             "at": now,
-            "attempt": job.attempt,
+            "attempt": attempt,
             "type": event.type,
             "message": storable(event.message),
             "data": dict(event.data),
