@@ -89,9 +89,10 @@ def launched(
     try:
         yield from _heard(agent, place, spec.resources.ranks)
     finally:
-        agent.kill()
-        pass_on(folder, signal.SIGKILL)
-        agent.wait()
+        if agent.poll() is None:  # else it has seen them all end, and their numbers may be others' by now
+            pass_on(folder, signal.SIGKILL)
+            agent.kill()
+            agent.wait()
 
 
 def pass_on(folder: Path, number: int) -> None:
@@ -126,8 +127,9 @@ def _is_echo(error: Exception) -> bool:
 
 def _environment(ranks: int) -> dict[str, str]:
     """A fair share of the cores for each; they are all on this machine, whatever its other interfaces."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     defaults = {
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)),
+        "OMP_NUM_THREADS": str(max(1, cores // ranks)),
         "GLOO_SOCKET_IFNAME": LOOPBACK,
         "NCCL_SOCKET_IFNAME": LOOPBACK,
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # it would warn every run that no parameter went unused
