@@ -79,7 +79,8 @@ def test_two_ranks_train_as_one_with_twice_the_batch(
     assert together[0].data["devices"] == ["cpu", "cpu"]
 
 
-@pytest.mark.parametrize("batch_size", [7, pytest.param(359, marks=pytest.mark.release)])
+@pytest.mark.release  # tests/flow/test_evaluate.py has one by two ranks over HTTP
+@pytest.mark.parametrize("batch_size", [7, 359])
 def test_an_evaluation_by_two_ranks_is_that_by_one_to_the_last_sample(tmp_path: Path, batch_size: int) -> None:
     """360 samples are 51 batches of 7 and one of 3; or one of 359, and one of 1 for the second rank."""
     trained = small_spec(epochs=1)
