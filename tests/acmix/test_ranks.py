@@ -139,6 +139,7 @@ def test_a_rank_killed_in_mid_epoch_ends_the_run_which_goes_on_to_the_last_bit(t
         run_all(alone, broken)
 
 
+@pytest.mark.release  # tests/flow/test_ranks.py has a cancel over HTTP
 def test_ranks_asked_to_stop_do_so_after_the_same_step_go_on_from_there_and_leave_with_the_run(tmp_path: Path) -> None:
     asked, stop = swin(32, 2, epochs=50, lr_rule="linear", optimizer={"name": "sgd", "lr": 0.25}), threading.Event()
     happening = run(asked, tmp_path, stop=stop)

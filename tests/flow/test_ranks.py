@@ -4,6 +4,7 @@ import signal
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.flow.service_process import Up, kill, small_job, wait_for
 
@@ -18,7 +19,7 @@ def ranks(service: Up) -> dict[int, psutil.Process]:
     return {int(rank): process for rank, process in found if rank is not None}
 
 
-def test_the_death_of_a_rank_a_pause_and_a_cancel_are_those_of_the_whole_job(service: Up) -> None:
+def test_the_death_of_a_rank_and_a_cancel_are_those_of_the_whole_job(service: Up) -> None:
     job_id = service.submit(two_ranks(epochs=5000))
     wait_for(lambda: service.events(job_id, "checkpoint"))
     dead = ranks(service)
@@ -33,19 +34,26 @@ def test_the_death_of_a_rank_a_pause_and_a_cancel_are_those_of_the_whole_job(ser
     assert "[rank 0] " in service.http.get(f"/v1/jobs/{job_id}/logs").text
     assert service.http.get(f"/v1/jobs/{job_id}/traces").json()["layers"]
 
+    assert service.http.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
+    job = service.ended(job_id, within_seconds=10)
+    assert (job["status"], job["attempt"], job["failures"], job["losses"]) == ("cancelled", 2, 0, 1)
+    wait_for(lambda: not service.runs(), within_seconds=5)
+
+
+@pytest.mark.release
+def test_several_processes_are_paused_and_resumed_as_one(service: Up) -> None:
+    job_id = service.submit(two_ranks(epochs=5000))
+    wait_for(lambda: service.events(job_id, "metrics"))
     assert service.http.post(f"/v1/jobs/{job_id}/pause").status_code == 202
     wait_for(lambda: service.job(job_id)["status"] == "paused", within_seconds=15)
     assert not service.runs()
     assert service.http.post(f"/v1/jobs/{job_id}/resume").status_code == 202
-    wait_for(lambda: _trains(service, job_id, attempt=3))
-    told = [event for event in service.events(job_id, "status") if event["data"].get("resumed_from")]
-    begun = {event["attempt"]: event["data"]["resumed_from"]["step"] for event in told}
-    assert 0 < begun[2] < begun[3]
-
-    assert service.http.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
+    wait_for(lambda: _trains(service, job_id, attempt=2))
+    resumed = [event["data"].get("resumed_from") for event in service.events(job_id, "status")]
+    assert max(each["step"] for each in resumed if each) > 0
+    service.http.post(f"/v1/jobs/{job_id}/cancel")
     job = service.ended(job_id, within_seconds=10)
-    assert (job["status"], job["attempt"], job["failures"], job["losses"]) == ("cancelled", 3, 0, 1)
-    wait_for(lambda: not service.runs(), within_seconds=5)
+    assert (job["attempt"], job["failures"], job["losses"]) == (2, 0, 0)
 
 
 def _trains(service: Up, job_id: str, *, attempt: int) -> bool:
