@@ -16,6 +16,7 @@ from typing import IO, TypeVar
 
 from acmix.catalog import Device
 from acmix.events import Event
+from acmix.training.launch import LOADERS
 from worker import processes
 from worker.processes import Attempt
 
@@ -24,7 +25,6 @@ log = logging.getLogger(__name__)
 MAX_LINE_CHARACTERS = 4000
 MAX_LOG_BYTES = 2**20  # read at once: a log without an end of line must not fill the memory
 PIPES_SECONDS = 10.0  # after its end, in which its pipes are closed: what the kernel cannot kill may hold them open
-LOADERS = "ACMIX_LOADER_WORKERS"  # how many loader workers "auto" may mean for each process of the run, at most
 MAX_WAITING_BYTES = 256 * 2**20  # told by the child and not yet recorded; beyond it the child waits
 
 _ENVIRONMENT = (

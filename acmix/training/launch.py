@@ -25,6 +25,7 @@ FOLDER = "ranks"
 FAILURES = "failures.json"  # exit codes by rank, as torchrun saw them
 POLL_SECONDS = 0.05
 GONE = ("gloo/", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+LOADERS = "ACMIX_LOADER_WORKERS"  # how many loader workers "auto" may mean for each process of a run, at most
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # which torchrun sets
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 

@@ -34,15 +34,14 @@ from acmix.spec import Choice, JobSpec
 from acmix.tasks._contract import Task
 from acmix.training import checkpoint, data, loop, optimizer, schedule
 from acmix.training.data import Division
-from acmix.training.launch import is_rank, launched
+from acmix.training.launch import LOADERS, is_rank, launched
 from acmix.training.loop import Run, Stopped
 from acmix.training.mixing import mixing_of
-from acmix.training.ranks import ALONE, Ranks, joined, local_rank
+from acmix.training.ranks import Ranks, joined, local_rank
 from acmix.training.state import State, seed_everything
 from acmix.uncompiled import shared
 
 LOADER_WORKERS = 2  # of a data set that is not in memory
-SHARE = "ACMIX_LOADER_WORKERS"  # how many a process may have where others share the machine
 
 
 def run(
@@ -180,6 +179,7 @@ def _run(
     from_file = resume is None and ranks.is_first  # the others have them from the first
     given = weights.of(spec.backbone, weights_file, data_root=data_root) if from_file else None
     setup, fit = _prepare(spec, folder, dataset_root, given, device, ranks, stop)
+    _check_division(setup.division)
     if fit:
         yield from weights.told(fit, spec.backbone.weights or str(weights_file))
     if ranks.agree(stop.is_set())[0]:
@@ -239,8 +239,8 @@ def _last_evaluation(setup: Run, checkpoint_told: Any) -> Iterator[Event]:
     yield loop.evaluation_event(setup, evaluation, split=split, best=False, final=True, checkpoint=checkpoint_told)
 
 
-def _newest_whole(parent: Path, ranks: Ranks = ALONE) -> tuple[checkpoint.Saved | None, list[CheckpointIncompatible]]:
-    """The newest checkpoint that is whole, which the first rank looks for, and what was wrong with newer ones."""
+def _newest_whole(parent: Path, ranks: Ranks) -> tuple[checkpoint.Saved | None, list[CheckpointIncompatible]]:
+    """The newest checkpoint that is whole, and what was wrong with newer ones: for the first rank to find and tell."""
     if not ranks.is_first:
         name = ranks.first_says(None)
         return (checkpoint.verified(parent / name) if name else None), []
@@ -250,6 +250,7 @@ def _newest_whole(parent: Path, ranks: Ranks = ALONE) -> tuple[checkpoint.Saved 
 
 
 def _looked_for(parent: Path) -> tuple[checkpoint.Saved | None, list[CheckpointIncompatible]]:
+    """Those that cannot be read are set aside on the way."""
     faults: list[CheckpointIncompatible] = []
     for folder in checkpoint.listed(parent):
         try:
@@ -307,7 +308,6 @@ def _prepare(
     model = _placed(model, spec, device, ranks)
     train_split = dataset.split("train")
     division = Division(len(train_split), training.batch_size, ranks.size, training.limit_train_batches)
-    _check_division(division)
     train_on = partial(
         data.training_batches,
         train_split,
@@ -411,7 +411,7 @@ def _state(spec: JobSpec, model: torch.nn.Module, steps_an_epoch: int, device: t
 
 def _loader_workers(spec: JobSpec, dataset: Any) -> int:
     if spec.training.loader_workers == "auto":
-        return 0 if dataset.in_memory else min(LOADER_WORKERS, int(os.environ.get(SHARE, LOADER_WORKERS)))
+        return 0 if dataset.in_memory else min(LOADER_WORKERS, int(os.environ.get(LOADERS, LOADER_WORKERS)))
     return spec.training.loader_workers
 
 
