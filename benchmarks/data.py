@@ -23,7 +23,8 @@ import torch
 from acmix import spec
 from acmix.datasets._scenes import photographs
 from acmix.training.loop import Run
-from acmix.training.run import _prepare
+from acmix.training.ranks import ALONE
+from acmix.training.setup import Site, prepare
 
 CASES: dict[str, dict[str, Any]] = {
     "fashion_mnist, resnet26 of a quarter": {
@@ -62,7 +63,8 @@ def main() -> None:
         _write_photographs(Path(root) / "photographs")
         print(f"{'case':40} {'loader/s':>10} {'training/s':>11} {'loader/training':>16}")
         for name, raw in CASES.items():
-            run, _ = _prepare(spec.parse(raw), Path(root), Path(root), None, torch.device("cpu"), threading.Event())
+            site = Site(Path(root), Path(root), torch.device("cpu"), ALONE, threading.Event())
+            run, _ = prepare(spec.parse(raw), site)
             rounds = [
                 (_loaded(run, arguments.seconds), _trained(run, arguments.seconds)) for _ in range(arguments.rounds)
             ]

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from service.cli import EXAMPLE
+from service.cli.up import EXAMPLE
 from service.client import Client
 from service.launcher import free_port
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.overhead import steady
-from service.cli import EXAMPLE
+from service.cli.up import EXAMPLE
 
 PARTS_TIMES = 20
 

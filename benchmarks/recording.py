@@ -32,7 +32,7 @@ import psutil
 
 from benchmarks.overhead import steady
 from benchmarks.upkeep import LOOP, NEVER, Spec, in_service, service
-from service.cli import EXAMPLE
+from service.cli.up import EXAMPLE
 from service.client import Client
 
 UNTRACED = {"every_steps": 100_000}

@@ -36,6 +36,7 @@ from worker.supervise import AWAY, Supervisor
 log = logging.getLogger(__name__)
 
 FILES_TRUSTED_SECONDS = 60.0  # how long it is not asked again whether files can be stored
+SIGNS_APART_SECONDS = 1.0  # at least, however fast jobs come and go
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Node:
         self._claiming = threading.Lock()  # a slot that is offered stays free until the ledger has answered
         self._draining = threading.Event()
         self._giving_back = threading.Event()  # the runs are to save and be queued again
+        self._news = threading.Event()  # for the next sign of life, which is not to wait its time
         self._threads = [
             threading.Thread(target=loop, name=name, daemon=True)
             for name, loop in (("look", self._look_for_ever), ("seen", self._be_seen_for_ever))
@@ -96,6 +98,7 @@ class Node:
         """This process is to end."""
         self._draining.set()
         self._giving_back.set()
+        self._news.set()
 
     def stop(self) -> None:
         for thread in self._threads:
@@ -117,6 +120,7 @@ class Node:
             )
             if claim is not None:
                 slots.take(claim.slots, claim.job.id)
+                self._news.set()
             return claim
 
     def _see_through(self, claim: Claim) -> None:
@@ -145,6 +149,7 @@ class Node:
             self._look_after(held)
         finally:
             self.slots.give_back(claim.slots)
+            self._news.set()
 
     def _look_after(self, these: Sequence[Device]) -> None:
         for device in these:
@@ -206,11 +211,16 @@ class Node:
             log.exception("a job could not be seen through")
 
     def _be_seen_for_ever(self) -> None:
-        """Post the menu, then a sign of life every so often; again from the start after the database was away."""
+        """Post the menu, then signs of life: every so often, and soon after a job came or went.
+
+        After the database was away it is begun anew.
+        """
         enrolled = False
+        apart = min(SIGNS_APART_SECONDS, self.settings.idle_look_seconds)
         self._sign.forget_others()
         while not self._draining.is_set():
             self._sign.give()
+            self._news.clear()
             try:
                 if not enrolled:
                     self.ledger.enrol(self._worker_card())
@@ -220,7 +230,8 @@ class Node:
             except (DBAPIError, *AWAY) as error:
                 enrolled = False
                 log.warning("the database does not answer: %s", error)
-            self._draining.wait(self.settings.idle_look_seconds if enrolled else 1)
+            if not self._draining.wait(apart) and enrolled:
+                self._news.wait(self.settings.idle_look_seconds - apart)
 
     def _obey(self, orders: Draining | None) -> None:
         """Have the runs give their jobs back, if that is ordered of this worker, or be content with them again."""

@@ -15,7 +15,7 @@ from acmix.plan_request import IMAGE_SIZE
 from acmix.planning import sizes
 from acmix.planning.sizes import StepSize
 from acmix.spec import JobSpec, Swap, pointer
-from acmix.training.run import task_of
+from acmix.training.setup import task_of
 from acmix.uncompiled import on_meta
 
 MAX_REASON_CHARACTERS = 300

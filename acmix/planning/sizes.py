@@ -16,7 +16,7 @@ from acmix.planning.meters import LayerMeter
 from acmix.spec import JobSpec
 from acmix.training import optimizer
 from acmix.training.loop import dtype_of, to_device
-from acmix.training.run import task_of
+from acmix.training.setup import task_of
 
 # What a step makes and frees leaves holes in the allocator, which what comes next does not fit. How much is measured,
 # not derived: with glibc's, python -m benchmarks.memory finds 0.45 to 0.72 of the passing bytes for ResNets; single

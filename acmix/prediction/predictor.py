@@ -19,7 +19,7 @@ from acmix.errors import AcmixError, CheckpointIncompatible, DatasetCorrupt, Ima
 from acmix.model import build
 from acmix.spec import JobSpec
 from acmix.tasks._named import Named, Shown
-from acmix.training.run import task_of
+from acmix.training.setup import task_of
 
 MOST_PIXELS = 2_000_000  # what a model is shown is scaled down to so many: a hundred masks take a gigabyte then
 MIN_SCORE = 0.5

@@ -1,21 +1,16 @@
 """Run a spec: `for event in run(spec, folder): ...`. Run again on the same folder, it goes on where it stopped."""
 
-import math
-import os
 import platform
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import acmix
-from acmix import events, mixers, registry, weights
-from acmix.datasets._contract import ImageFacts
+from acmix import events, weights
 from acmix.errors import (
     AcmixError,
     CheckpointIncompatible,
@@ -25,23 +20,16 @@ from acmix.errors import (
     OutOfHostMemory,
     Reason,
     WeightsMissing,
-    unknown_name,
 )
 from acmix.events import Event
-from acmix.model import build, trunk_of
-from acmix.pulse import Pulse
-from acmix.spec import Choice, JobSpec
-from acmix.tasks._contract import Task
-from acmix.training import checkpoint, data, loop, optimizer, schedule
+from acmix.spec import JobSpec
+from acmix.training import checkpoint, loop
 from acmix.training.data import Division
-from acmix.training.launch import LOADERS, is_rank, launched
+from acmix.training.launch import is_rank, launched
 from acmix.training.loop import Run, Stopped
-from acmix.training.mixing import mixing_of
 from acmix.training.ranks import Ranks, joined, local_rank
-from acmix.training.state import State, seed_everything
-from acmix.uncompiled import shared
-
-LOADER_WORKERS = 2  # of a data set that is not in memory
+from acmix.training.setup import Site, prepare
+from acmix.training.state import seed_everything
 
 
 def run(
@@ -82,7 +70,8 @@ def run(
         device = _device(spec)
         with joined(device) as ranks:
             _check_ranks(spec, ranks)
-            told = _told(_run(spec, folder, dataset_root, data_root, weights_file, device, ranks, stop))
+            site = Site(folder, dataset_root, device, ranks, stop)
+            told = _told(_run(spec, site, data_root, weights_file))
             yield from (event for event in told if ranks.is_first)
     except torch.OutOfMemoryError as error:
         hint = "a smaller batch_size, or accumulate_batches to keep its effect"
@@ -152,18 +141,10 @@ def _dataset_root(spec: JobSpec, data_root: Path, dataset_folder: Path | None) -
     return dataset_folder
 
 
-def _run(
-    spec: JobSpec,
-    folder: Path,
-    dataset_root: Path,
-    data_root: Path,
-    weights_file: Path | None,
-    device: torch.device,
-    ranks: Ranks,
-    stop: threading.Event,
-) -> Iterator[Event]:
+def _run(spec: JobSpec, site: Site, data_root: Path, weights_file: Path | None) -> Iterator[Event]:
+    device, ranks = site.device, site.ranks
     names = ranks.gather(torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu")
-    resume, faults = _newest_whole(folder / "checkpoints", ranks)
+    resume, faults = _newest_whole(site.folder / "checkpoints", ranks)
     origin = {"epoch": resume.epoch, "step": resume.step} if resume else None
     start = f"resumed from step {resume.step}" if resume else "started"
     yield events.status("running", start, resumed_from=origin, versions=versions(), devices=names, ranks=ranks.size)
@@ -174,15 +155,15 @@ def _run(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
     seed_everything(spec.training.seed)
     if spec.kind == "evaluate":
-        yield from _judged(spec, folder, dataset_root, weights_file, device, ranks, stop)
+        yield from _judged(spec, site, weights_file)
         return
     from_file = resume is None and ranks.is_first  # the others have them from the first
     given = weights.of(spec.backbone, weights_file, data_root=data_root) if from_file else None
-    setup, fit = _prepare(spec, folder, dataset_root, given, device, ranks, stop)
+    setup, fit = prepare(spec, site, given)
     _check_division(setup.division)
     if fit:
         yield from weights.told(fit, spec.backbone.weights or str(weights_file))
-    if ranks.agree(stop.is_set())[0]:
+    if ranks.agree(site.stop.is_set())[0]:
         raise Stopped
     if resume:
         setup.state.restore(
@@ -194,19 +175,11 @@ def _run(
     yield events.status("succeeded", f"trained {spec.training.epochs} epochs")
 
 
-def _judged(
-    spec: JobSpec,
-    folder: Path,
-    dataset_root: Path,
-    weights_file: Path | None,
-    device: torch.device,
-    ranks: Ranks,
-    stop: threading.Event,
-) -> Iterator[Event]:
+def _judged(spec: JobSpec, site: Site, weights_file: Path | None) -> Iterator[Event]:
     """Evaluate a whole model's weights on the spec's split; CheckpointIncompatible where they are another's."""
     if weights_file is None:
         raise WeightsMissing("an evaluation needs the checkpoint's file", hint="name the file by --weights")
-    setup, _ = _prepare(spec, folder, dataset_root, None, device, ranks, stop)
+    setup, _ = prepare(spec, site)
     _check_classes(weights.about(weights_file).get("classes"), setup.task.classes)
     model = setup.state.judged
     try:
@@ -287,148 +260,11 @@ def _device(spec: JobSpec) -> torch.device:
     return device
 
 
-def _prepare(
-    spec: JobSpec,
-    folder: Path,
-    dataset_root: Path,
-    given: Mapping[str, torch.Tensor] | None,
-    device: torch.device,
-    ranks: Ranks,
-    stop: threading.Event,
-) -> tuple[Run, weights.Fit | None]:
-    """Data, model, optimizer and all else the loop needs, from the spec; and what of `given` fits.
-
-    Afterwards the ranks draw from generators of their own: the first as if it were alone.
-    """
-    training, pinned = spec.training, device.type == "cuda"
-    dataset = _made("datasets", spec.dataset, dataset_root)
-    task = task_of(spec, dataset.classes)
-    training_transform, evaluation_transform = task.transforms(dataset, training.augment)
-    model, fit = _model(spec, task, dataset.image_px, given)
-    model = _placed(model, spec, device, ranks)
-    train_split = dataset.split("train")
-    division = Division(len(train_split), training.batch_size, ranks.size, training.limit_train_batches)
-    train_on = partial(
-        data.training_batches,
-        train_split,
-        training_transform,
-        division,
-        seed=training.seed,
-        rank=ranks.rank,
-        loader_workers=_loader_workers(spec, dataset),
-        pin_memory=pinned,
-        mixing=mixing_of(training, task),
-    )
-    state = _state(spec, model, math.ceil(division.batches / training.accumulate_batches), device)
-    if not ranks.is_first:
-        seed_everything(ranks.seed(training.seed))
-    setup = Run(
-        spec=spec,
-        folder=folder,
-        task=task,
-        state=state,
-        trained=shared(model) if ranks.size > 1 else model,
-        ranks=ranks,
-        layers=mixers.layers_of(trunk_of(model)),
-        device=device,
-        images=ImageFacts(dataset.image_px, dataset.mean, dataset.std, dataset.in_memory),
-        training=lambda epoch, first: train_on(epoch=epoch, start_batch=first),
-        judging=lambda split: data.evaluation_batches(
-            dataset.split(split),
-            evaluation_transform,
-            batch_size=training.batch_size,
-            rank=ranks.rank,
-            ranks=ranks.size,
-            loader_workers=_loader_workers(spec, dataset),
-            pin_memory=pinned,
-        ),
-        source=lambda split, index: dataset.split(split).source(index),
-        division=division,
-        metric=_metric(spec, task),
-        stop_requested=stop.is_set,
-        pulse=Pulse(folder),
-    )
-    return setup, fit
-
-
-def _placed(model: torch.nn.Module, spec: JobSpec, device: torch.device, ranks: Ranks) -> torch.nn.Module:
-    """The model on the device in the spec's precision, and in every rank that of the first."""
-    training = spec.training
-    if training.sync_batch_norm:
-        if device.type != "cuda":
-            raise OptionInvalid("sync_batch_norm=true needs GPUs, and the run is on the CPU; false would do")
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # as torch has it
-    model = model.to(device, loop.dtype_of(training))
-    ranks.copy_from_first([*model.parameters(), *model.buffers()])
-    return model
-
-
 def _check_division(division: Division) -> None:
     if division.size_of(division.batches - 1) < division.ranks:
         raise OptionInvalid(
             f"{division.samples} samples cannot be shared out among {division.ranks} processes; fewer would do"
         )
-
-
-def _model(
-    spec: JobSpec, task: Task, image_px: int, given: Mapping[str, torch.Tensor] | None
-) -> tuple[torch.nn.Module, weights.Fit | None]:
-    """The spec's model, and what of the weights that it starts from fits it."""
-    outputs, around = task.num_outputs, partial(task.model, image_px=image_px)
-    if given is None:
-        return around(build(spec.backbone, spec.swaps, num_classes=outputs, image_px=image_px)), None
-    return weights.start(spec.backbone, spec.swaps, given, num_classes=outputs, image_px=image_px, around=around)
-
-
-def task_of(spec: JobSpec, classes: Sequence[str]) -> Task:
-    """The spec's task, with the label smoothing that `auto` stands for."""
-    smoothing = spec.training.label_smoothing
-    if smoothing == "auto":
-        smoothing = registry.get("tasks", spec.task.name).label_smoothing
-    task: Task = _made("tasks", spec.task, classes, smoothing or 0.0)
-    return task
-
-
-def _made(folder: registry.Folder, choice: Choice, *given: Any) -> Any:
-    """What the registry has under that name, made with the choice's options behind what the run gives."""
-    entry = registry.get(folder, choice.name)
-    return entry(*given, **registry.check_options(entry, choice.options, where=f"{folder} {choice.name}"))
-
-
-def _state(spec: JobSpec, model: torch.nn.Module, steps_an_epoch: int, device: torch.device) -> State:
-    """Everything as it is before the first step."""
-    training = spec.training
-    lr_factor = spec.resources.ranks if training.lr_rule == "linear" else 1
-    descent = optimizer.build(model, training.optimizer, training.weight_decay_on, lr_factor=lr_factor)
-    return State(
-        model=model,
-        optimizer=descent,
-        schedule=schedule.build(descent, training.schedule, epochs=training.epochs, steps_an_epoch=steps_an_epoch),
-        scaler=torch.amp.GradScaler(device.type, enabled=training.precision == "fp16"),
-        average=_average(model, spec),
-    )
-
-
-def _loader_workers(spec: JobSpec, dataset: Any) -> int:
-    if spec.training.loader_workers == "auto":
-        return 0 if dataset.in_memory else min(LOADER_WORKERS, int(os.environ.get(LOADERS, LOADER_WORKERS)))
-    return spec.training.loader_workers
-
-
-def _average(model: torch.nn.Module, spec: JobSpec) -> AveragedModel | None:
-    if spec.training.ema is None:
-        return None
-    follow = get_ema_multi_avg_fn(spec.training.ema.decay)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
-
-
-def _metric(spec: JobSpec, task: Task) -> str:
-    metric = spec.evaluation.metric
-    if metric == "auto":
-        return task.metrics[0]
-    if metric not in task.metrics:
-        raise OptionInvalid(unknown_name(f"metric of {task.name}", metric, list(task.metrics)))
-    return metric
 
 
 def _final(setup: Run) -> Iterator[Event]:

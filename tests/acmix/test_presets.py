@@ -6,7 +6,7 @@ from acmix import menu, mixers, resolve, spec
 from acmix.catalog import Catalog, Preset
 from acmix.model import build, trunk_of
 from acmix.presets import HEADS, presets
-from acmix.training.run import task_of
+from acmix.training.setup import task_of
 from acmix.uncompiled import on_meta
 
 PRESETS = {preset.name: preset for preset in presets()}

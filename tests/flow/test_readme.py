@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.cli import EXAMPLE
+from service.cli.up import EXAMPLE
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

@@ -178,6 +178,30 @@ def test_a_node_comes_looks_for_jobs_without_being_rung_and_goes(
     assert reader.catalog() == catalog()
 
 
+def test_that_a_job_came_or_went_is_told_before_the_next_sign_of_life_is_due(
+    stand_in: StandIn, nodes: Callable[..., Node], threads: ThreadPoolExecutor, ledger: Ledger, reader: Reader
+) -> None:
+    stand_in(f"tell('progress', phase='waiting')\nwait_for('go')\n{SUCCEED}")
+    node = nodes(gpus=2, idle_look_seconds=3600)
+    node.start()
+    until(lambda: len(reader.workers()) == 1)
+    job = submit(ledger)
+    ringing = threads.submit(node.ring)
+
+    def device() -> dict[str, Any]:
+        load = reader.workers()[0].load or {}
+        return load["devices"][0] | {"free": load["free_slots"]} if load else {}
+
+    until(lambda: device().get("jobs") == [job.id])
+    assert (reader.workers()[0].busy, device()["free"]) == (1, 1)
+    Path("go").touch()
+    ringing.result(20)
+    until(lambda: reader.workers()[0].busy == 0)
+    assert (device()["jobs"], device()["free"]) == ([], 2)
+    node.drain()
+    node.stop()
+
+
 def test_a_drained_node_gives_its_job_back_and_claims_no_other(
     stand_in: StandIn, nodes: Callable[..., Node], threads: ThreadPoolExecutor, ledger: Ledger, reader: Reader
 ) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from service import settings
-from service.cli_keys import Data, fail, tenants_of
+from service.cli.keys import Data, fail, tenants_of
 from service.store.errors import KeyRefused
 from service.store.scope import DEFAULT
 from service.store.tenants import Tenants
