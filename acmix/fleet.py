@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from acmix.catalog import Catalog, Device
 
 SHARED = "shared"  # the label of a worker that gives one GPU to several jobs, and of the jobs that agree to that
+MEMORY_STEP_BYTES = 2**28  # of a card, told to a step
 PARTS = ("training", "evaluation", "checkpoints", "trace", "resources")  # of a spec, with fields of their own
 
 
@@ -31,7 +33,8 @@ class Demand:
     """What a job asks of a worker: all that decides whether one can run it. Many jobs have the same.
 
     `gpus` is None for "auto", which any worker has. `names` are those of the catalog that the spec names, by section.
-    `shape` stands for the fields that the resolved spec has: a worker of another version may not know all of them.
+    `shape` stands for the fields that the resolved spec has and the words in them: a worker of another version may not
+    know all of them. Memory is in steps, or hardly two jobs would ask for the same.
     """
 
     gpus: int | None
@@ -54,11 +57,6 @@ class Demand:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> "Demand":
-        names = {section: tuple(names) for section, names in raw["names"].items()}
-        return cls(raw["gpus"], raw["gpu_kind"], raw["memory_bytes"], tuple(raw["labels"]), names, raw["shape"])
-
 
 def demand_of(resolved_spec: Mapping[str, Any]) -> Demand:
     """What a resolved spec, of this or an older version, asks for."""
@@ -75,7 +73,7 @@ def demand_of(resolved_spec: Mapping[str, Any]) -> Demand:
     return Demand(
         gpus=None if resources["gpus"] == "auto" else resources["gpus"],
         gpu_kind=resources.get("gpu_kind"),
-        memory_bytes=resources.get("memory_bytes"),
+        memory_bytes=_in_steps(resources["memory_bytes"]) if resources.get("memory_bytes") else None,
         labels=tuple(sorted(set(resources.get("labels", ())))),
         names={section: _names(choices) for section, choices in named.items()},
         shape=_shape_of(resolved_spec),
@@ -115,8 +113,8 @@ def lacks(demand: Demand, machine: Machine) -> Iterator[str]:
     kind, memory_bytes = demand.gpu_kind, demand.memory_bytes
     if kind is not None and not (devices and all(is_of_kind(each.name, kind) for each in devices)):
         yield f"its GPUs are no {kind}"
-    if memory_bytes is not None and min((each.memory_bytes for each in devices), default=0) < memory_bytes:
-        yield f"its GPUs have less than {memory_bytes} bytes"
+    if memory_bytes is not None and min((_in_steps(each.memory_bytes) for each in devices), default=0) < memory_bytes:
+        yield f"its GPUs have less than {memory_bytes / 2**30:g} GiB"
     missing = [label for label in demand.labels if label not in machine.labels]
     if missing:
         yield f"it has no label {', '.join(missing)}"
@@ -142,9 +140,17 @@ def _has(catalog: Catalog, section: str, name: str) -> bool:
     return any(entry.name == name for entry in entries)
 
 
+def _in_steps(memory_bytes: int) -> int:
+    """Upwards: a card has what is asked for that is as large as its own figure."""
+    return math.ceil(memory_bytes / MEMORY_STEP_BYTES) * MEMORY_STEP_BYTES
+
+
 def _shape_of(resolved_spec: Mapping[str, Any]) -> str:
-    fields = sorted([*resolved_spec, *(f"{part}.{name}" for part in PARTS for name in resolved_spec.get(part, ()))])
-    return hashlib.sha256(" ".join(fields).encode()).hexdigest()[:16]
+    parts = {part: resolved_spec.get(part) or {} for part in PARTS}
+    fields = {f"{part}.{name}": value for part, its in parts.items() for name, value in its.items()}
+    words = {name: value if isinstance(value, str | bool) else None for name, value in fields.items()}
+    told = json.dumps([sorted(resolved_spec), words], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _words(text: str) -> list[str]:

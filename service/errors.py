@@ -34,6 +34,7 @@ from service.store.errors import (
     WebhooksExhausted,
     WeightsNeeded,
     WeightsNotFound,
+    WorkerIsOlder,
     WorkerNotFound,
 )
 from service.store.states import allowed_actions, allowed_dataset_actions
@@ -83,6 +84,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(absent, _not_found)
     for conflict in (JobNotEnded, MoveRefused, WeightsNeeded, DatasetNeeded):
         app.add_exception_handler(conflict, _conflict)
+    app.add_exception_handler(WorkerIsOlder, _worker_is_older)
     app.add_exception_handler(DatasetConflict, _dataset_conflict)
     app.add_exception_handler(WebhookDisabled, _webhook_disabled)
     app.add_exception_handler(WebhooksExhausted, _webhooks_exhausted)
@@ -193,6 +195,10 @@ def _dataset_conflict(request: Request, error: Any) -> JSONResponse:
     actions = allowed_dataset_actions(found.status)
     stands = {"dataset": found.id, "resource_status": found.status, "allowed_actions": actions}
     return problem(request, 409, error.code, str(error), headers=headers, **stands)
+
+
+def _worker_is_older(request: Request, error: Any) -> JSONResponse:
+    return problem(request, 409, "conflict", str(error), worker=error.worker_id, allowed_actions=[])
 
 
 def _webhook_disabled(request: Request, error: Any) -> JSONResponse:

@@ -117,11 +117,17 @@ def _families(census: Census) -> Iterator[Metric]:
     for name, meaning, value in (
         ("acmix_queue_due_jobs", "Queued jobs that a worker could claim now", census.due_jobs),
         ("acmix_queue_oldest_due_seconds", "How long the first of them has waited", census.oldest_due_seconds),
+        (
+            "acmix_queue_oldest_fitting_seconds",
+            "How long the first has waited that a worker has room for",
+            census.oldest_fitting_seconds,
+        ),
         ("acmix_workers_alive", "Workers seen within 90 s that are not drained", census.workers_alive),
         ("acmix_workers_drained", "Workers seen within 90 s that were told to take no jobs", census.workers_drained),
         ("acmix_workers_lost", "Workers last seen 90 s to 15 min ago that took no leave", census.workers_lost),
         ("acmix_slots", "Slots of the workers alive", census.slots),
         ("acmix_slots_busy", "Of these, at work", census.slots_busy),
+        ("acmix_slots_aside", "Of these, of GPUs that are put aside", census.slots_aside),
         ("acmix_deliveries_pending", "Messages to webhooks that are to be sent", census.pending_deliveries),
         ("acmix_deliveries_oldest_due_seconds", "How long the first is overdue", census.oldest_delivery_seconds),
     ):

@@ -62,7 +62,7 @@ class PlannedWorker(Answer):
 def worker_answer(worker: rows.Worker) -> Worker:
     loaded = {device["index"]: device for device in (worker.load or {}).get("devices", ())}
     devices = [{**device.model_dump(), **loaded.get(device.index, {})} for device in worker.devices]
-    cpu = worker.load["cpu"] if worker.load else None
+    cpu = (worker.load or {}).get("cpu")
     told = {name: getattr(worker, name) for name in Worker.model_fields if name not in ("devices", "cpu")}
     return Worker.model_validate({**told, "devices": devices, "cpu": cpu})
 

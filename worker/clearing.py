@@ -23,8 +23,18 @@ class Clearing:
     def __init__(self, driver: Driver | None) -> None:
         self._driver = driver
         self._lock = threading.Lock()
-        self._uncleared: dict[int, list[Attempt]] = {}
+        self._uncleared: dict[int, set[Attempt | None]] = {}
         self._told: set[int] = set()
+
+    def notice(self, devices: Sequence[Device]) -> None:
+        """Before the first attempt: what holds these GPUs is left of a worker before this one, or its to end."""
+        with self._lock:
+            for device in devices:
+                found = {pid: processes.attempt_of(pid) for pid in self._pids(device)}
+                left = {each for pid, each in found.items() if each is not None or processes.is_ending(pid)}
+                if left:
+                    log.warning("GPU %s is held by what an earlier worker began: %s", device.index, sorted(found))
+                    self._uncleared[device.index] = left
 
     def clear(self, ended: Attempt, devices: Sequence[Device], hurry: threading.Event) -> None:
         """Return when nothing of it is left, after a minute at most; at once where there is no time for that."""
@@ -43,7 +53,7 @@ class Clearing:
         with self._lock:
             for device in devices:
                 if self._holders(device, ended):
-                    self._uncleared.setdefault(device.index, []).append(ended)
+                    self._uncleared.setdefault(device.index, set()).add(ended)
 
     def fault(self, device: Device) -> str | None:
         """Why no job can have it now; None where it is well."""
@@ -51,18 +61,19 @@ class Clearing:
             return "the driver has lost it"
         why = None
         with self._lock:
-            for ended in self._uncleared.pop(device.index, []):
+            for ended in self._uncleared.pop(device.index, ()):
                 if held := self._holders(device, ended):
-                    self._uncleared.setdefault(device.index, []).append(ended)
-                    why = f"process {min(held)} of {ended} does not end and holds its memory"
+                    self._uncleared.setdefault(device.index, set()).add(ended)
+                    # every tenant reads it: not whose run
+                    why = f"process {min(held)} of an ended run does not end and holds its memory"
         return why
 
     def _left(self, ended: Attempt, devices: Sequence[Device]) -> set[int]:
         return {*ended.pids(), *(pid for device in devices for pid in self._holders(device, ended))}
 
-    def _holders(self, device: Device, ended: Attempt) -> list[int]:
+    def _holders(self, device: Device, ended: Attempt | None) -> list[int]:
         """Processes that hold memory of it and are the attempt's, or about to end, when nobody can tell whose."""
-        return [pid for pid in self._pids(device) if ended.has(pid) or processes.is_ending(pid)]
+        return [pid for pid in self._pids(device) if (ended and ended.has(pid)) or processes.is_ending(pid)]
 
     def _kill(self, ended: Attempt, pids: Iterable[int]) -> None:
         for pid in pids:
@@ -74,7 +85,7 @@ class Clearing:
         """Once, and they are left alone: a GPU that others use too has less room, not none."""
         for device in devices:
             for pid in self._pids(device):
-                if pid not in self._told and not processes.is_a_run(pid) and not processes.is_ending(pid):
+                if pid not in self._told and processes.attempt_of(pid) is None and not processes.is_ending(pid):
                     log.warning("process %s, which is no run of this service, holds memory of %s", pid, device.uuid)
                     self._told.add(pid)
 

@@ -73,6 +73,7 @@ class Node:
         self.slots = Slots(card.devices, backend.settings.slots_per_gpu)
         self._driver = driver
         self._clearing = Clearing(driver)
+        self._looking = threading.Lock()  # what one look at a GPU found must not be put down after what a later one did
         self._sign = SignOfLife(backend.settings, "train")
         self._files_trusted_until = 0.0
         self._claiming = threading.Lock()  # a slot that is offered stays free until the ledger has answered
@@ -85,6 +86,7 @@ class Node:
         ]
 
     def start(self) -> None:
+        self._clearing.notice(self.slots.devices)
         self._look_after(self.slots.devices)
         for thread in self._threads:
             thread.start()
@@ -139,7 +141,7 @@ class Node:
         processes = max(asked.get("processes", 1), asked["gpus"], 1)
         # one core is left to the service: threads that spin for each other crawl when one is interrupted
         threads = (self.machine.cores - 1) * len(claim.slots) // (self.slots.count * processes)
-        return Supervisor(self.backend, claim, given, max(1, threads), self._giving_back)
+        return Supervisor(self.backend, claim, given, max(1, threads), self._giving_back, self._draining)
 
     def _give_back(self, claim: Claim) -> None:
         """Once nothing of the attempt is left on them, its slots are free; what is left puts its GPU aside."""
@@ -152,10 +154,11 @@ class Node:
             self._news.set()
 
     def _look_after(self, these: Sequence[Device]) -> None:
-        for device in these:
-            fault = self._clearing.fault(device)
-            if self.slots.put_aside(device, fault):
-                log.warning("GPU %s, %s: %s", device.index, device.uuid, fault or "it is well again")
+        with self._looking:
+            for device in these:
+                fault = self._clearing.fault(device)
+                if self.slots.put_aside(device, fault):
+                    log.warning("GPU %s, %s: %s", device.index, device.uuid, fault or "it is well again")
 
     def _reaches_files(self) -> bool:
         """Whether the store of files answers: of a wrong key, a queue must not come to harm job by job."""
@@ -226,7 +229,8 @@ class Node:
                     self.ledger.enrol(self._worker_card())
                     enrolled = True
                 self._look_after(self.slots.devices)
-                self._obey(self.ledger.seen(self.id, self.slots.busy(), load.of(self.slots, self._driver)))
+                slots, told = self.slots, load.of(self.slots, self._driver)
+                self._obey(self.ledger.seen(self.id, slots.busy(), told, aside=slots.aside()))
             except (DBAPIError, *AWAY) as error:
                 enrolled = False
                 log.warning("the database does not answer: %s", error)

@@ -52,9 +52,11 @@ def group_of(pid: int) -> int | None:
         return None
 
 
-def is_a_run(pid: int) -> bool:
-    """Whether some attempt started it."""
-    return any(each.startswith(b"ACMIX_ATTEMPT=") for each in _environment(pid))
+def attempt_of(pid: int) -> Attempt | None:
+    """Which attempt started it, if one did."""
+    pairs = dict(each.partition(b"=")[::2] for each in _environment(pid))
+    job, number = pairs.get(b"ACMIX_JOB"), pairs.get(b"ACMIX_ATTEMPT", b"")
+    return Attempt(job.decode(errors="replace"), int(number)) if job and number.isdigit() else None
 
 
 def is_ending(pid: int) -> bool:

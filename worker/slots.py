@@ -26,9 +26,14 @@ class Slots:
             return tuple(slot for slot in range(self.count) if self._is_free(slot))
 
     def busy(self) -> int:
-        """How many jobs hold."""
+        """How many of them jobs hold."""
         with self._lock:
             return len(self._holders)
+
+    def aside(self) -> int:
+        """How many of them are of GPUs that are put aside."""
+        with self._lock:
+            return sum(self._is_aside(slot) for slot in range(self.count))
 
     def take(self, slots: Sequence[int], job_id: str) -> None:
         with self._lock:
@@ -61,7 +66,10 @@ class Slots:
             return self._aside.get(device.index)
 
     def _is_free(self, slot: int) -> bool:
-        return slot not in self._holders and not (self.devices and self._index(slot) in self._aside)
+        return slot not in self._holders and not self._is_aside(slot)
+
+    def _is_aside(self, slot: int) -> bool:
+        return bool(self.devices) and self._index(slot) in self._aside
 
     def _index(self, slot: int) -> int:
         return slot % max(1, len(self.devices))

@@ -55,7 +55,10 @@ T = TypeVar("T")
 
 
 class Supervisor:
-    """One attempt from claim to verdict, on these devices and so many CPU threads. `draining` is the node's flag."""
+    """One attempt from claim to verdict, on these devices and so many CPU threads.
+
+    The node sets `giving_back` for the run to save and be queued again, and `leaving` besides where it ends itself.
+    """
 
     def __init__(
         self,
@@ -63,7 +66,8 @@ class Supervisor:
         claim: Claim,
         devices: Sequence[Device],
         threads: int,
-        draining: threading.Event,
+        giving_back: threading.Event,
+        leaving: threading.Event,
         inspect_command: Sequence[str] = INSPECT,
     ) -> None:
         self.settings = backend.settings
@@ -74,7 +78,8 @@ class Supervisor:
         self.ran_seconds = claim.ran_seconds
         self.devices = devices
         self.threads = threads
-        self.draining = draining
+        self.giving_back = giving_back
+        self.leaving = leaving
         self.attempts_folder = backend.settings.data_folder / "attempts" / claim.job.id
         self.folder = self.attempts_folder / f"attempt-{claim.job.attempt}"
         self.provisions = Provisions(backend, claim.job, self.folder, inspect_command)
@@ -143,7 +148,7 @@ class Supervisor:
         with self._lease_kept() as to_end:
 
             def give_up() -> bool:
-                return self.draining.is_set() or to_end.is_set()
+                return self.giving_back.is_set() or to_end.is_set()
 
             self._patiently(provisions.lay_checkpoints)
             weights = self._patiently(provisions.lay_weights)
@@ -200,7 +205,7 @@ class Supervisor:
         limit = self.job.resolved_spec["resources"]["max_runtime_seconds"]
         if limit is not None and self.ran_seconds + time.monotonic() - self._started > limit:
             self._ending.ask("max_runtime", self.settings.cancel_grace_seconds)
-        if self.draining.is_set():
+        if self.giving_back.is_set():
             self._ending.ask("drain", max(0.0, self.settings.stop_grace_seconds - WRITING_SECONDS))
         if self._is_stalled(child):
             child.tell_where_it_stands()
@@ -376,7 +381,7 @@ class Supervisor:
         return bool(self._unrecorded or self._unlogged)
 
     def _patiently(self, act: Callable[[], T]) -> T:
-        """Do it, again every second while the database or the store is away; a node that drains does not wait long."""
+        """Do it, again every second while the database or the store is away; a node that ends does not wait long."""
         give_up_at = float("inf")
         while True:
             try:
@@ -386,7 +391,7 @@ class Supervisor:
                     raise DiskFull(f"the worker's disk is full: {error}") from error
                 log.warning("%s: tried again in a second: %s", self.job.id, error)
                 self._tell_refusal(error)
-            if self.draining.is_set():
+            if self.leaving.is_set():
                 give_up_at = min(give_up_at, time.monotonic() + self.settings.stop_grace_seconds)
             if time.monotonic() > give_up_at:
                 raise LeaseLost(self.job.id, self.job.attempt)  # it will, when the lease runs out

@@ -1,8 +1,9 @@
 """Who is able to run what: a worker is asked once for each demand, and its verdict is kept."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
@@ -14,6 +15,7 @@ from service.store.database import conflicting_insert
 from service.store.rows import Json
 from service.store.tables import abilities, demands, jobs
 
+MOST_ASKED = 500  # in one statement
 WRITE_DEMAND = update(jobs).where(jobs.c.id == bindparam("job"), jobs.c.demand.is_(None))
 
 
@@ -60,7 +62,9 @@ def judged(connection: Connection, now: datetime, offer: Offer, names: Sequence[
     unmet = {lane.demand: lane.head.id for lane in lanes if lane.able is None and lane.demand is not None}
     if not unmet:
         return found
-    verdicts = _ask(connection, now, offer, unmet)
+    verdicts: dict[str, bool] = {}
+    for some in _portions(unmet):
+        verdicts |= _ask(connection, now, offer, some)
     return {
         tenant: [replace(lane, able=verdicts.get(lane.demand or "", lane.able)) for lane in its]
         for tenant, its in found.items()
@@ -74,8 +78,8 @@ def forget(connection: Connection, worker_id: str) -> None:
 
 def _ask(connection: Connection, now: datetime, offer: Offer, unmet: dict[str, str]) -> dict[str, bool]:
     """Verdicts by demand, each on one job that has it."""
-    wanted = select(jobs.c.id, jobs.c.demand, jobs.c.resolved_spec).where(jobs.c.id.in_(unmet.values()))
-    specs = {row.demand: row.resolved_spec for row in connection.execute(wanted)}
+    wanted = select(jobs.c.demand, jobs.c.gpus, jobs.c.resolved_spec).where(jobs.c.id.in_(unmet.values()))
+    specs = {row.demand: _unclaimed(row.resolved_spec, row.gpus) for row in connection.execute(wanted)}
     asked = {demand_id: demand_of(resolved_spec) for demand_id, resolved_spec in specs.items()}
     verdicts = {demand_id: offer.is_able(asked[demand_id], specs[demand_id]) for demand_id in sorted(specs)}
     keep(connection, now, (demand for demand_id, demand in asked.items() if demand.id == demand_id))
@@ -85,9 +89,21 @@ def _ask(connection: Connection, now: datetime, offer: Offer, unmet: dict[str, s
     return verdicts
 
 
+def _portions(unmet: dict[str, str]) -> Iterator[dict[str, str]]:
+    pairs = iter(unmet.items())
+    while some := dict(islice(pairs, MOST_ASKED)):
+        yield some
+
+
 def _write_down(connection: Connection, now: datetime, tenant: str) -> None:
     """What jobs demand that an older version queued; one that another claim is at is left to it."""
-    older = {row.id: columns_of(row.resolved_spec) for row in _lanes.without_demand(connection, tenant)}
+    rows = _lanes.without_demand(connection, tenant)
+    older = {row.id: columns_of(_unclaimed(row.resolved_spec, row.gpus)) for row in rows}
     keep(connection, now, (demand for demand, _ in older.values()))
     for job_id, (_, columns) in older.items():
         connection.execute(WRITE_DEMAND.values(**columns), {"job": job_id})
+
+
+def _unclaimed(resolved_spec: Json, gpus: int | None) -> Json:
+    """The spec as it was queued first: a claim writes into it what "auto" is there, and the next may be elsewhere."""
+    return {**resolved_spec, "resources": {**resolved_spec["resources"], "gpus": "auto" if gpus is None else gpus}}

@@ -117,6 +117,12 @@ def release(connection: Connection, job: Job) -> None:
     connection.execute(delete(holdings).where(holdings.c.worker == job.worker, holdings.c.job == job.id))
 
 
+def release_dead(connection: Connection) -> None:
+    """Give back what is held for attempts that are no more: a version that knew of no holdings ended them."""
+    live = select(jobs.c.id).where(jobs.c.id == holdings.c.job, jobs.c.status == "running")
+    connection.execute(delete(holdings).where(~live.where(jobs.c.attempt == holdings.c.attempt).exists()))
+
+
 @cache
 def _opening(dialect: str) -> Select[Any]:
     """What time it is, whether the worker drains, and what else has to be looked at: most often nothing."""

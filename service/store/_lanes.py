@@ -9,7 +9,6 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import (
@@ -111,20 +110,17 @@ def turns(connection: Connection, now: datetime, lane: Lane) -> Iterator[Turn]:
         last = Turn(rows[-1].turn_at, rows[-1].id)
 
 
-def passed_over(
-    connection: Connection, now: datetime, tenant: str, demands: Container[str | None], turn: Turn
-) -> list[str]:
-    """Jobs of these demands whose turn was before that of another of their tenant, and not noted as blocked yet.
+def passed_over(connection: Connection, now: datetime, lane: Lane, turn: Turn) -> Sequence[str]:
+    """Jobs of a lane whose turn was before that of another, and not noted as blocked yet; the first of them.
 
-    They are sought from that turn back, for before one that is noted all are.
+    They are sought behind the last that is noted, for a lane is noted from its head on.
     """
-    rows = connection.execute(BEFORE, {"now": now, "tenant": tenant, "turn_at": turn.turn_at, "id": turn.id})
-    theirs = (row for row in rows if row.demand in demands)
-    return [row.id for row in takewhile(lambda row: row.blocked_at is None, theirs)]
+    this = {"now": now, "tenant": lane.tenant, "demand": lane.demand, "head_at": lane.head.turn_at}
+    return connection.execute(BEFORE, {**this, "turn_at": turn.turn_at, "id": turn.id}).scalars().all()
 
 
 def without_demand(connection: Connection, tenant: str) -> Sequence[Any]:
-    """Ids and resolved specs of queued jobs whose demand is not written down; the first of them."""
+    """Queued jobs whose demand is not written down, with what tells it; the first of them."""
     return connection.execute(WITHOUT_DEMAND, {"tenant": tenant}).all()
 
 
@@ -195,18 +191,22 @@ def _lane_page() -> Select[Any]:
 
 
 def _before() -> Select[Any]:
-    turn = (bindparam("turn_at", type_=jobs.c.turn_at.type), bindparam("id", type_=jobs.c.id.type))
-    before = tuple_(*CLAIM_ORDER) < tuple_(*turn)
-    nearest = [column.desc() for column in TURNS]
-    its = (DUE, jobs.c.tenant == bindparam("tenant"))
-    return select(jobs.c.id, jobs.c.demand, jobs.c.blocked_at).where(*its, before).order_by(*nearest).limit(PAGE)
+    turn_at = bindparam("turn_at", type_=jobs.c.turn_at.type)
+    noted = jobs.alias("noted")
+    its = (noted.c.tenant == bindparam("tenant"), noted.c.demand == bindparam("demand"), noted.c.turn_at <= turn_at)
+    is_noted = (noted.c.status == literal_column("'queued'"), noted.c.blocked_at.is_not(None))
+    last = select(func.max(noted.c.turn_at)).where(*is_noted, *its).scalar_subquery()
+    behind = jobs.c.turn_at >= func.coalesce(last, bindparam("head_at", type_=jobs.c.turn_at.type))
+    before = tuple_(*CLAIM_ORDER) < tuple_(turn_at, bindparam("id", type_=jobs.c.id.type))
+    lane = (DUE, jobs.c.tenant == bindparam("tenant"), jobs.c.demand == bindparam("demand"))
+    return select(jobs.c.id).where(*lane, jobs.c.blocked_at.is_(None), behind, before).order_by(*LANES).limit(PAGE)
 
 
 # Statements that are made once: to make one takes longer than to have it done.
 LANE_PAGE = _lane_page()
 BEFORE = _before()
 WITHOUT_DEMAND = (
-    select(jobs.c.id, jobs.c.resolved_spec)
+    select(jobs.c.id, jobs.c.gpus, jobs.c.resolved_spec)
     .where(QUEUED, jobs.c.tenant == bindparam("tenant"), jobs.c.demand.is_(None))
     .order_by(*LANES)
     .limit(PAGE)

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, or_, select, update
 
+from service.store import _workers
 from service.store._lanes import QUEUED, Lane, Turn, due, passed_over
 from service.store.database import one_at_a_time
 from service.store.rows import Job
 from service.store.states import expected_end
 from service.store.tables import abilities, holdings, jobs, reservations, workers
 
-ALIVE = timedelta(seconds=90)  # since its last sign of life, as in /v1/workers
 MOST_NOTED = 100  # jobs that one claim notes as blocked
 RESERVED_PART = 0.3  # of the workers alive, one at least; docs/scheduling.md has what others cost
 WAITING = select(func.min(jobs.c.blocked_at), select(reservations.c.worker).exists()).where(
@@ -62,10 +62,10 @@ def note_blocked(connection: Connection, now: datetime, passed: Sequence[Lane], 
     """
     new = [lane.head.id for lane in passed if lane.blocked_at is None]
     if taken:
-        demands = {lane.demand for lane in passed if lane.tenant == taken.tenant}
         turn = Turn(taken.turn_at, taken.id)
-        new += passed_over(connection, now, taken.tenant, demands, turn) if demands else []
-    new = new[:MOST_NOTED]
+        theirs = (lane for lane in passed if lane.tenant == taken.tenant)
+        new += (job for lane in theirs for job in passed_over(connection, now, lane, turn))
+    new = list(dict.fromkeys(new))[:MOST_NOTED]
     if new:
         still = select(jobs.c.id).where(jobs.c.id.in_(new), QUEUED, jobs.c.blocked_at.is_(None))
         ids = connection.execute(still.with_for_update(skip_locked=True)).scalars().all()
@@ -82,14 +82,14 @@ def look_after(connection: Connection, now: datetime, after: timedelta, exhauste
     """Lift what has lapsed; reserve for those who have been blocked for longer than this, the longest first."""
     one_at_a_time(connection, "reservations")
     _lapse(connection, now, exhausted)
-    alive = (workers.c.left_at.is_(None), workers.c.seen_at >= now - ALIVE)
-    most = max(1, round(RESERVED_PART * connection.execute(select(func.count()).where(*alive)).scalar_one()))
+    ends = _ends(connection, now)
+    _correct(connection, now, ends)
+    alive = select(func.count()).where(_workers.are_alive(now))
+    most = max(1, round(RESERVED_PART * connection.execute(alive).scalar_one()))
     room = most - connection.execute(select(func.count()).select_from(reservations)).scalar_one()
     if room <= 0:
         return
-    ends: Mapping[str, Sequence[datetime]] | None = None
     for job in _blocked(connection, now, after, exhausted):
-        ends = _ends(connection, now) if ends is None else ends
         if _reserve(connection, now, job, ends):
             room -= 1
         if not room:
@@ -102,19 +102,34 @@ def lift(connection: Connection, *, worker: str | None = None, job: str | None =
 
 
 def _lapse(connection: Connection, now: datetime, exhausted: Collection[str]) -> None:
-    good = select(workers.c.id).where(
-        workers.c.left_at.is_(None), workers.c.draining.is_(None), workers.c.seen_at >= now - ALIVE
-    )
-    waiting = select(jobs.c.id).where(jobs.c.id == reservations.c.job, QUEUED, jobs.c.tenant.not_in(exhausted))
-    lapsed = or_(reservations.c.worker.not_in(good), ~waiting.exists())
-    connection.execute(delete(reservations).where(lapsed))
+    """Where the worker has gone, takes on nothing or has too few slots left of use; where the job waits no more."""
+    good = select(jobs.c.id).join(workers, workers.c.id == reservations.c.worker)
+    good = good.where(_workers.take_on(now), jobs.c.slots <= _workers.USABLE)
+    good = good.where(jobs.c.id == reservations.c.job, QUEUED, jobs.c.tenant.not_in(exhausted))
+    connection.execute(delete(reservations).where(~good.exists()))
+
+
+def _correct(connection: Connection, now: datetime, ends: Mapping[str, Sequence[datetime]]) -> None:
+    """The runs in front may have told since that they end sooner: nothing is to begin there that lasts until later."""
+    usable = _workers.USABLE.label("usable")
+    rows = select(reservations.c.worker, reservations.c.expected_at, jobs.c.slots, usable)
+    rows = rows.join(jobs, jobs.c.id == reservations.c.job).join(workers, workers.c.id == reservations.c.worker)
+    for row in connection.execute(rows).all():
+        expected_at = _when(now, ends.get(row.worker, ()), row.usable, row.slots)
+        if expected_at < row.expected_at:
+            this = reservations.c.worker == row.worker
+            connection.execute(update(reservations).where(this).values(expected_at=expected_at))
 
 
 def _blocked(connection: Connection, now: datetime, after: timedelta, exhausted: Collection[str]) -> Iterator[Any]:
-    """Those that have been for long and that no worker is reserved for, the longest first; locked one by one."""
+    """Those that have been for long, that no worker is reserved for and that one could be, the longest first.
+
+    They are locked one by one.
+    """
     is_served = select(reservations.c.job).where(reservations.c.job == jobs.c.id).exists()
     long_ago = (QUEUED, jobs.c.blocked_at.is_not(None), jobs.c.blocked_at <= now - after)
     wanted = select(jobs.c.id).where(*long_ago, ~is_served, jobs.c.tenant.not_in(exhausted))
+    wanted = wanted.where(_could_be_reserved(now, jobs.c.demand, jobs.c.slots).exists())
     ids = connection.execute(wanted.order_by(jobs.c.blocked_at, jobs.c.id).limit(MOST_NOTED)).scalars().all()
     for job_id in ids:
         this = select(jobs.c.id, jobs.c.demand, jobs.c.slots).where(jobs.c.id == job_id, due(now))
@@ -125,13 +140,7 @@ def _blocked(connection: Connection, now: datetime, after: timedelta, exhausted:
 
 def _reserve(connection: Connection, now: datetime, job: Any, ends: Mapping[str, Sequence[datetime]]) -> bool:
     """The worker that is able and where enough slots come free soonest; False where there is none to reserve."""
-    is_reserved = select(reservations.c.worker).where(reservations.c.worker == workers.c.id).exists()
-    able = (
-        select(workers.c.id, workers.c.slots)
-        .join(abilities, abilities.c.worker == workers.c.id)
-        .where(abilities.c.demand == job.demand, abilities.c.able, workers.c.slots >= job.slots, ~is_reserved)
-        .where(workers.c.left_at.is_(None), workers.c.draining.is_(None), workers.c.seen_at >= now - ALIVE)
-    )
+    able = _could_be_reserved(now, job.demand, job.slots)
     found = [(_when(now, ends.get(row.id, ()), row.slots, job.slots), row.id) for row in connection.execute(able)]
     if not found:
         return False
@@ -139,6 +148,17 @@ def _reserve(connection: Connection, now: datetime, job: Any, ends: Mapping[str,
     row = {"worker": worker_id, "job": job.id, "reserved_at": now, "expected_at": expected_at}
     connection.execute(insert(reservations).values(**row))
     return True
+
+
+def _could_be_reserved(now: datetime, demand: Any, slots: Any) -> Select[Any]:
+    """Workers that take on jobs, are able, have as many slots and are not reserved, with how many they have."""
+    is_reserved = select(reservations.c.worker).where(reservations.c.worker == workers.c.id).exists()
+    return (
+        select(workers.c.id, _workers.USABLE.label("slots"))
+        .join(abilities, abilities.c.worker == workers.c.id)
+        .where(abilities.c.demand == demand, abilities.c.able, slots <= _workers.USABLE, ~is_reserved)
+        .where(_workers.take_on(now))
+    )
 
 
 def _ends(connection: Connection, now: datetime) -> dict[str, list[datetime]]:

@@ -1,25 +1,26 @@
 """Workers as they are kept: they come, give signs of life, get orders, and go."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, select, update
 
 from acmix.catalog import Catalog, Device
 from service.store.database import clock, clock_time, insert_or_replace
-from service.store.errors import WorkerNotFound
+from service.store.errors import WorkerIsOlder, WorkerNotFound
 from service.store.rows import Draining, Json, Worker, WorkerCard, read
 from service.store.tables import jobs, workers
 
 KNOWN = [column for column in workers.c if column is not workers.c.catalog]  # which is large, and kept parsed
 THERE = workers.c.left_at.is_(None)
+ALIVE_SECONDS = 90.0  # since its last sign of life
+USABLE = workers.c.slots - func.coalesce(workers.c.slots_aside, 0)  # slots that can be given at all
 
 
 def enrol(connection: Connection, card: WorkerCard) -> None:
-    """One that enrols again, after the database was away, is under the orders that it was under."""
+    """One that enrols again, after the database was away, stays under the orders that it was under."""
     now = clock(connection)
-    ordered = connection.execute(select(workers.c.draining).where(workers.c.id == card.id)).scalar_one_or_none()
     row = {
         "id": card.id,
         "host": card.host,
@@ -29,7 +30,7 @@ def enrol(connection: Connection, card: WorkerCard) -> None:
         "labels": list(card.labels),
         "cores": card.cores,
         "load": None,
-        "draining": ordered,
+        "slots_aside": None,
         "versions": dict(card.versions),
         "catalog": card.catalog.model_dump(mode="json"),
         "started_at": now,
@@ -39,10 +40,10 @@ def enrol(connection: Connection, card: WorkerCard) -> None:
     insert_or_replace(connection, workers, [row])
 
 
-def seen(connection: Connection, worker_id: str, busy: int, load: Json | None) -> Draining | None:
+def seen(connection: Connection, worker_id: str, busy: int, aside: int, load: Json | None) -> Draining | None:
     """Note a sign of life; returns what is ordered of the worker."""
-    alive = update(workers).where(workers.c.id == worker_id)
-    noted = alive.values(busy=busy, load=load, seen_at=clock(connection)).returning(workers.c.draining)
+    stands = {"busy": busy, "slots_aside": aside, "load": load, "seen_at": clock(connection)}
+    noted = update(workers).where(workers.c.id == worker_id).values(**stands).returning(workers.c.draining)
     ordered: Draining | None = connection.execute(noted).scalar_one_or_none()
     return ordered
 
@@ -53,18 +54,32 @@ def leave(connection: Connection, worker_id: str) -> None:
 
 
 def order(connection: Connection, worker_id: str, ordered: Draining | None) -> bool:
-    """Drain it, or be content with it again; returns whether that changed anything. WorkerNotFound."""
-    this = select(workers.c.draining).where(workers.c.id == worker_id, THERE).with_for_update()
+    """Drain it, or be content with it again; returns whether that changed anything.
+
+    WorkerNotFound; WorkerIsOlder of one that would not hear of it: its version tells no cores.
+    """
+    this = select(workers.c.draining, workers.c.cores).where(workers.c.id == worker_id, THERE).with_for_update()
     row = connection.execute(this).one_or_none()
     if row is None:
         raise WorkerNotFound(worker_id)
+    if row.cores is None:
+        raise WorkerIsOlder(worker_id)
     connection.execute(update(workers).where(workers.c.id == worker_id).values(draining=ordered))
     return bool(row.draining != ordered)
 
 
-def alive(within_seconds: float) -> Select[Any]:
-    """Those at work, the longest there first."""
-    lately = workers.c.seen_at >= clock_time(ago_seconds=literal(within_seconds))
+def are_alive(now: datetime) -> ColumnElement[bool]:
+    return and_(THERE, workers.c.seen_at >= now - timedelta(seconds=ALIVE_SECONDS))
+
+
+def take_on(now: datetime) -> ColumnElement[bool]:
+    """Those alive that nobody drains."""
+    return and_(are_alive(now), workers.c.draining.is_(None))
+
+
+def alive() -> Select[Any]:
+    """The longest there first."""
+    lately = workers.c.seen_at >= clock_time(ago_seconds=literal(ALIVE_SECONDS))
     return select(*KNOWN).where(lately, THERE).order_by(workers.c.started_at, workers.c.id)
 
 
@@ -75,7 +90,7 @@ def told(
     is_mine: ColumnElement[bool],
 ) -> list[Worker]:
     """Workers as a tenant is told of them: which jobs they run is told of the tenant's own alone."""
-    named = {job_id for row in rows for device in _loaded(row) for job_id in device["jobs"]}
+    named = {job_id for row in rows for device in _loaded(row["load"]) for job_id in device.get("jobs", ())}
     mine: set[str] = set()
     if named:
         mine = set(connection.execute(select(jobs.c.id).where(jobs.c.id.in_(named), is_mine)).scalars())
@@ -87,11 +102,14 @@ def _worker(row: Mapping[Any, Any], catalog: Catalog, mine: set[str]) -> Worker:
     devices = [Device.model_validate(device) for device in row["devices"]]
     given = {**row, "devices": devices, "labels": row["labels"] or [], "catalog": catalog}
     if row["load"]:
-        loaded = [{**device, "jobs": [each for each in device["jobs"] if each in mine]} for device in _loaded(row)]
+        loaded = [
+            {**device, "jobs": [each for each in device.get("jobs", ()) if each in mine]}
+            for device in _loaded(row["load"])
+        ]
         given["load"] = {**row["load"], "devices": loaded}
     return read(Worker, given)
 
 
-def _loaded(row: Mapping[Any, Any]) -> list[Json]:
-    loaded: list[Json] = (row["load"] or {}).get("devices", [])
+def _loaded(load: Json | None) -> list[Json]:
+    loaded: list[Json] = (load or {}).get("devices", [])
     return loaded

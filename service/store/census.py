@@ -4,34 +4,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy import Connection, Engine, case, func, select, text
 
-from service.store import _lanes, _quotas
+from service.store import _lanes, _quotas, _workers
 from service.store.database import clock
 from service.store.states import ENDED, STATUSES
-from service.store.tables import datasets, deliveries, jobs, plans, predictions, usage, workers
+from service.store.tables import abilities, datasets, deliveries, jobs, plans, predictions, reservations, usage, workers
 
 STATEMENT_SECONDS = 2
-ALIVE = timedelta(seconds=90)  # since its last sign of life, as in /v1/workers
 LOST = timedelta(minutes=15)  # after which a worker that never took its leave is history
 LIVE = tuple(status for status in STATUSES if status not in ENDED)
 
 
 @dataclass(frozen=True)
 class Census:
-    """Jobs that have not ended are counted by tenant and status; `due_jobs` are those that a worker could claim now.
+    """Jobs that have not ended are counted by tenant and status; `due_jobs` are those that nothing holds back.
 
-    Workers that are drained are counted apart from those alive, and their slots with nobody's.
+    Of these, the first that a worker has room for is told of besides. Workers that are drained are counted apart from
+    those alive, and their slots with nobody's.
     """
 
     jobs: Mapping[tuple[str, str], int]
     due_jobs: int
     oldest_due_seconds: float
+    oldest_fitting_seconds: float
     workers_alive: int
     workers_drained: int
     workers_lost: int
     slots: int
     slots_busy: int
+    slots_aside: int
     pending_deliveries: int
     oldest_delivery_seconds: float
     unanswered: Mapping[str, int]
@@ -44,13 +46,14 @@ def take(engine: Engine) -> Census:
         if connection.dialect.name == "postgresql":
             connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"))
         now = clock(connection)
-        due_jobs, due_since = _due(connection, now)
+        due_jobs, due_since, fitting_since = _due(connection, now)
         pending, pending_since = _pending(connection, now)
         return Census(
             jobs=_live(connection),
             due_jobs=due_jobs,
             oldest_due_seconds=_age_seconds(due_since, now),
-            **_workers(connection, now),
+            oldest_fitting_seconds=_age_seconds(fitting_since, now),
+            **_fleet(connection, now),
             pending_deliveries=pending,
             oldest_delivery_seconds=_age_seconds(pending_since, now),
             unanswered=_unanswered(connection),
@@ -64,20 +67,35 @@ def _live(connection: Connection) -> dict[tuple[str, str], int]:
     return {(tenant, status): count for tenant, status, count in rows}
 
 
-def _due(connection: Connection, now: datetime) -> tuple[int, datetime | None]:
-    """How many, and since when the first. What a tenant's limits hold back waits for no worker."""
-    since = func.coalesce(jobs.c.not_before, jobs.c.queued_at)
-    counted = select(func.count(), func.min(since)).where(_lanes.due(now))
+def _due(connection: Connection, now: datetime) -> tuple[int, datetime | None, datetime | None]:
+    """How many, since when the first, and since when the first that a worker which takes on jobs has room for.
+
+    What a tenant's limits hold back waits for no worker. A worker that was never asked may be able.
+    """
+    since = func.min(func.coalesce(jobs.c.not_before, jobs.c.queued_at)).label("since")
     exhausted = _quotas.exhausted(connection, now, locked=False)
-    row = connection.execute(counted.where(jobs.c.tenant.not_in(exhausted)) if exhausted else counted).one()
-    return row[0], row[1]
+    due = (_lanes.due(now), jobs.c.tenant.not_in(exhausted))
+    kinds = select(jobs.c.demand, jobs.c.slots, func.count().label("many"), since).where(*due)
+    asked = kinds.group_by(jobs.c.demand, jobs.c.slots).subquery()
+    verdict = (abilities.c.worker == workers.c.id, abilities.c.demand == asked.c.demand)
+    is_unable = select(abilities.c.worker).where(*verdict, ~abilities.c.able).correlate(workers, asked).exists()
+    is_reserved = select(reservations.c.worker).where(reservations.c.worker == workers.c.id).exists()
+    has_room = select(workers.c.id).where(
+        _workers.take_on(now),
+        _workers.USABLE - workers.c.busy >= func.coalesce(asked.c.slots, 1),
+        ~is_unable,
+        ~is_reserved,
+    )
+    fitting = case((has_room.exists(), asked.c.since))
+    row = connection.execute(select(func.sum(asked.c.many), func.min(asked.c.since), func.min(fitting))).one()
+    return row[0] or 0, row[1], row[2]
 
 
-def _workers(connection: Connection, now: datetime) -> dict[str, int]:
+def _fleet(connection: Connection, now: datetime) -> dict[str, int]:
     """How many are there, how many of them are drained, how many were lost lately, and the slots of the first."""
-    there = select(workers.c.seen_at, workers.c.slots, workers.c.busy, workers.c.draining)
-    rows = connection.execute(there.where(workers.c.left_at.is_(None), workers.c.seen_at > now - LOST)).all()
-    seen = [row for row in rows if row.seen_at >= now - ALIVE]
+    there = select(workers.c.seen_at, workers.c.slots, workers.c.slots_aside, workers.c.busy, workers.c.draining)
+    rows = connection.execute(there.where(_workers.THERE, workers.c.seen_at > now - LOST)).all()
+    seen = [row for row in rows if row.seen_at >= now - timedelta(seconds=_workers.ALIVE_SECONDS)]
     alive = [row for row in seen if row.draining is None]
     return {
         "workers_alive": len(alive),
@@ -85,6 +103,7 @@ def _workers(connection: Connection, now: datetime) -> dict[str, int]:
         "workers_lost": sum(row.draining is None for row in rows) - len(alive),
         "slots": sum(row.slots for row in alive),
         "slots_busy": sum(row.busy for row in alive),
+        "slots_aside": sum(row.slots_aside or 0 for row in alive),
     }
 
 

@@ -18,6 +18,14 @@ class WorkerNotFound(Exception):
         self.worker_id = worker_id
 
 
+class WorkerIsOlder(Exception):
+    """Of a version that knows of no orders."""
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(f"worker {worker_id[:60]!r} is of a version that cannot be drained; SIGTERM to it would do")
+        self.worker_id = worker_id
+
+
 class CheckpointNotFound(Exception):
     def __init__(self, checkpoint_id: str) -> None:
         super().__init__(f"there is no checkpoint {checkpoint_id[:60]!r}")

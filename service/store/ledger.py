@@ -188,10 +188,13 @@ class Ledger(Scoped):
             _workers.enrol(connection, card)
             _abilities.forget(connection, card.id)
 
-    def seen(self, worker_id: str, busy: int, load: Json | None = None) -> Draining | None:
-        """A worker is alive, with so many slots at work, and fares so; returns what is ordered of it."""
+    def seen(self, worker_id: str, busy: int, load: Json | None = None, *, aside: int = 0) -> Draining | None:
+        """A worker is alive, with so many slots at work and so many of no use, and fares so.
+
+        Returns what is ordered of it.
+        """
         with self._writing.begin() as connection:
-            return _workers.seen(connection, worker_id, busy, load)
+            return _workers.seen(connection, worker_id, busy, aside, load)
 
     def leave(self, worker_id: str) -> None:
         """A worker has gone; its menu stays known for as long as that of one last seen now."""
@@ -330,12 +333,13 @@ class Ledger(Scoped):
     def sweep(self) -> list[str]:
         """End the attempts whose lease ran out; returns the ids of their jobs, now queued, failed or as wished.
 
-        Then look after reservations.
+        Then see to slots that nobody gave back, and to reservations.
         """
         with self._writing.begin() as connection:
             now = clock(connection)
             expired = _endings.lock_expired(connection, now, self._lease_seconds)
             lost = [_endings.end_attempt(connection, job, now, Outcome("lost"), self._budgets) for job in expired]
+            _claims.release_dead(connection)
         for job in lost:
             vitals.count_end(job)
         self.reserve()

@@ -313,10 +313,10 @@ class Reader(Scoped):
 
     # Workers and what they can run
 
-    def workers(self, seen_within_seconds: float = 90) -> list[Worker]:
-        """Those at work, the longest there first."""
+    def workers(self) -> list[Worker]:
+        """Those alive, the longest there first."""
         with self._engine.connect() as connection:
-            return self._workers(connection, _workers.alive(seen_within_seconds))
+            return self._workers(connection, _workers.alive())
 
     def worker(self, worker_id: str) -> Worker:
         """One that has not left; WorkerNotFound."""

@@ -182,6 +182,7 @@ Index("ix_jobs_turns", jobs.c.status, jobs.c.tenant, *_turn, **_waiting)
 Index("ix_jobs_lanes", jobs.c.status, jobs.c.tenant, jobs.c.gpus, *_turn, **_waiting)
 _blocked = and_(jobs.c.status == "queued", jobs.c.blocked_at.is_not(None))
 Index("ix_jobs_blocked", jobs.c.blocked_at, postgresql_where=_blocked, sqlite_where=_blocked)
+Index("ix_jobs_noted", jobs.c.tenant, jobs.c.demand, *_turn, postgresql_where=_blocked, sqlite_where=_blocked)
 # Of jobs at work there is no entry, so that renewing a lease costs none.
 for _pruned_at in (jobs.c.events_pruned_at, jobs.c.series_pruned_at):
     _whole = and_(jobs.c.ended_at.is_not(None), _pruned_at.is_(None))
@@ -312,6 +313,7 @@ workers = Table(
     Column("labels", Json),
     Column("cores", Integer),
     Column("load", Json),
+    Column("slots_aside", Integer),
     Column("draining", String(20)),
     Column("versions", Json, nullable=False),
     Column("catalog", Json, nullable=False),
@@ -321,7 +323,7 @@ workers = Table(
     Index(None, "seen_at"),
 )
 
-# What jobs ask of a worker, each once, however many ask for it.
+# What jobs ask of a worker, each once, however many ask for it: since when it is known, and what an id stands for.
 demands = Table(
     "demands",
     metadata,

@@ -74,12 +74,11 @@ def test_the_words_of_a_kind_are_words_of_the_name() -> None:
     assert not is_of_kind("NVIDIA GeForce RTX 4090", "rtx 409")
 
 
-def test_equal_demands_have_one_id_and_are_read_back_as_they_were() -> None:
+def test_equal_demands_have_one_id() -> None:
     one = demand({"gpus": 2, "labels": ["b", "a", "a"]}, training={"seed": 1})
     other = demand({"gpus": 2, "labels": ["a", "b"]}, training={"seed": 2}, name="another")
     assert one == other
     assert one.id == other.id
-    assert Demand.from_json(one.as_json()) == one
     assert demand({"gpus": 3}).id != one.id
 
 

@@ -61,21 +61,26 @@ CASES = {
     ),
     "AcmixTargetDown": Case({'up{job="acmix-worker"}': "1x60"}, {'up{job="acmix-worker"}': "0x60"}, 6),
     "AcmixNoWorkerAlive": Case(
-        {"acmix_workers_alive": "2 1 0x60", "acmix_workers_drained": "0 0 1x60"},
-        {"acmix_workers_alive": "2 1 0x60", "acmix_workers_drained": "0x60"},
+        {"acmix_workers_alive": "2 1 0x60", "acmix_workers_drained": "0 0 1x60", "acmix_workers_lost": "0x60"},
+        {"acmix_workers_alive": "2 1 0x60", "acmix_workers_drained": "0 1x60", "acmix_workers_lost": "0 0 1x15 0x60"},
         6,
     ),
     "AcmixWorkerLost": Case({"acmix_workers_lost": "0x60"}, {"acmix_workers_lost": "0 1x60"}, 3),
     "AcmixQueueStuck": Case(
-        {"acmix_queue_oldest_due_seconds": "400x60", "acmix_slots": "2x60", "acmix_slots_busy": "2x60"},
-        {"acmix_queue_oldest_due_seconds": "400x60", "acmix_slots": "2x60", "acmix_slots_busy": "1x60"},
+        {"acmix_queue_oldest_due_seconds": "4000x60", "acmix_queue_oldest_fitting_seconds": "0 0 4000 0x60"},
+        {"acmix_queue_oldest_due_seconds": "4000x60", "acmix_queue_oldest_fitting_seconds": "400x60"},
         7,
     ),
     "AcmixQueueLong": Case(
-        {"acmix_queue_oldest_due_seconds": "3600x60", "acmix_slots": "2x60", "acmix_slots_busy": "2x60"},
-        {"acmix_queue_oldest_due_seconds": "20000x60", "acmix_slots": "2x60", "acmix_slots_busy": "2x60"},
+        {"acmix_queue_oldest_due_seconds": "20000x60", "acmix_slots": "0x60"},
+        {
+            "acmix_queue_oldest_due_seconds": "20000x60",
+            "acmix_queue_oldest_fitting_seconds": "0x60",
+            "acmix_slots": "2x60",
+        },
         17,
     ),
+    "AcmixGpuPutAside": Case({"acmix_slots_aside": "0 1x8 0x60"}, {"acmix_slots_aside": "0 1x60"}, 13),
     "AcmixAttemptsFailing": Case(
         {
             'acmix_attempts_ended_total{outcome="succeeded", reason="none"}': "0+1x60",

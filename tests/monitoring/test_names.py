@@ -20,7 +20,7 @@ from worker.gpus import Gpus
 
 DOCS = (ROOT / "docs" / "monitoring.md").read_text()
 NAME = re.compile(r"\b(?:acmix|process)_[a-z_]+")
-CENSUS = Census({("a", "queued"): 1}, 1, 1, 1, 0, 0, 1, 1, 1, 1, {"plans": 1}, {"a": 1.0})
+CENSUS = Census({("a", "queued"): 1}, 1, 1, 1, 1, 0, 0, 1, 1, 0, 1, 1, {"plans": 1}, {"a": 1.0})
 assert vitals  # imported for what it registers
 
 

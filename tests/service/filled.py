@@ -60,8 +60,8 @@ SELECT 'ckpt_' || substr(id, 5) || step, id, 1, step, step, 'epoch', '{{}}', 5, 
 
 INSERT INTO log_lines (job, number, line) SELECT id, number, 'line' FROM jobs, generate_series(1, {LINES}) number;
 
-INSERT INTO workers (id, host, slots, busy, devices, versions, catalog, started_at, seen_at, left_at)
-SELECT 'wk_' || n, 'host', 1, 0, '[]', '{{}}', '{{}}', at, at, CASE WHEN n > 5 THEN at END
+INSERT INTO workers (id, host, slots, busy, cores, devices, versions, catalog, started_at, seen_at, left_at)
+SELECT 'wk_' || n, 'host', 1, 0, 8, '[]', '{{}}', '{{}}', at, at, CASE WHEN n > 5 THEN at END
 FROM (SELECT n, now() - make_interval(hours => 3 * n) AS at FROM generate_series(1, 3000) n) numbered;
 
 INSERT INTO demands (id, demand, created_at)

@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 from random import Random
 from typing import Any
@@ -218,8 +219,26 @@ def test_jobs_of_an_older_version_say_what_they_demand_once_a_worker_looks(ledge
     assert (found.job.id, found.slots) == (large.id, (0, 1))
     with engine.connect() as connection:
         kept = connection.execute(select(demands)).mappings().all()
-    assert {row["id"] for row in kept} == {demand_of(job.resolved_spec).id for job in (large, small)}
-    assert all(Demand.from_json(row["demand"]).id == row["id"] for row in kept)
+    asked = {demand.id: demand.as_json() for demand in (demand_of(job.resolved_spec) for job in (large, small))}
+    assert {row["id"]: row["demand"] for row in kept} == json.loads(json.dumps(asked))
+
+
+def test_a_job_of_any_kind_of_worker_that_began_on_a_gpu_goes_on_where_there_is_none(
+    ledger: Ledger, engine: Engine
+) -> None:
+    """Its spec says for now what it had there; it asks for what it asked for, and so do others like it."""
+    begun = submit(ledger)
+    assert look(ledger, "with-gpu", gpus=1) is not None
+    ledger.finish(begun.id, 1, Outcome("drained"))
+    found = look(ledger, "cpu-alone", gpus=0)
+    assert found is not None
+    assert (found.job.id, found.job.attempt, found.job.resolved_spec["resources"]["gpus"]) == (begun.id, 2, 0)
+    ledger.finish(begun.id, 2, Outcome("drained"))
+    with writing(engine).begin() as connection:  # as an older version would have left it
+        connection.execute(update(jobs).values(demand=None, slots=None))
+    assert look(ledger, "with-gpu-too", gpus=1) is not None
+    ledger.finish(begun.id, 3, Outcome("drained"))
+    assert look(ledger, "cpu-too", gpus=0) is not None
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -100,7 +100,7 @@ def test_another_worker_with_room_takes_the_job_at_once(reserved: Job, ledger: L
     assert kept(engine) == {}
 
 
-@pytest.mark.parametrize("way", ["cancelled", "paused", "left", "lost", "drains", "exhausted"])
+@pytest.mark.parametrize("way", ["cancelled", "paused", "left", "lost", "drains", "a GPU put aside", "exhausted"])
 def test_a_reservation_lapses_with_its_reason(way: str, reserved: Job, ledger: Ledger, engine: Engine) -> None:
     def set_workers(**values: Any) -> None:
         with writing(engine).begin() as connection:
@@ -116,6 +116,8 @@ def test_a_reservation_lapses_with_its_reason(way: str, reserved: Job, ledger: L
         set_workers(seen_at=reserved.created_at.replace(year=2020))
     elif way == "drains":
         set_workers(draining="finish")
+    elif way == "a GPU put aside":
+        ledger.seen("four", 1, aside=1)
     else:
         Tenants(engine).limit("default", {"most_running": 0})
     ledger.reserve()
@@ -134,6 +136,19 @@ def test_the_worker_is_reserved_where_enough_slots_come_free_soonest(
     let_be_blocked(engine, job, seconds=301)
     ledger.reserve()
     assert kept(engine) == {"quick": job.id}
+
+
+def test_no_worker_is_reserved_that_has_too_few_gpus_left_of_use(busy: Claim, ledger: Ledger, engine: Engine) -> None:
+    """It would keep its others idle for good."""
+    job = submit(ledger, resources={"gpus": 4})
+    assert look(ledger, "four", gpus=4) is None
+    ledger.seen("four", 1, aside=1)
+    let_be_blocked(engine, job, seconds=301)
+    ledger.reserve()
+    assert kept(engine) == {}
+    ledger.seen("four", 1, aside=0)
+    ledger.reserve()
+    assert kept(engine) == {"four": job.id}
 
 
 def test_a_sweep_reserves_as_well(busy: Claim, ledger: Ledger, engine: Engine) -> None:

@@ -26,7 +26,7 @@ from service.store.tables import workers
 from tests.scrapes import Scrape
 from tests.service.deployed import Deployed, deployed, served
 from tests.service.test_access import bearer, key_for
-from tests.service.work import claim, let_wait, submit, until
+from tests.service.work import claim, let_wait, look, submit, until
 
 TOKEN = "a token of more than sixteen".replace(" ", "-")
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -138,6 +138,30 @@ def test_a_worker_is_alive_lost_or_gone(api: Deployed) -> None:
     api.ledger.leave("worker-1")
     found = scrape(api)
     assert (found("acmix_workers_alive"), found("acmix_workers_lost")) == (0, 0)
+
+
+def test_the_first_job_that_a_worker_has_room_for_is_told_of_apart(api: Deployed) -> None:
+    """That what fits nowhere waits is no fault of anybody's."""
+    engine, ledger = api.app.state.backend.engine, api.ledger
+    api.enrol(gpus=2)
+    ledger.seen("worker-1", 1)
+    large, small = submit(ledger, resources={"gpus": 2}), submit(ledger, resources={"gpus": 1})
+    let_wait(engine, large.id, minutes=60)
+    assert scrape(api)("acmix_queue_oldest_fitting_seconds") == pytest.approx(0, abs=60), "not the large one"
+    let_wait(engine, small.id, minutes=30)
+
+    def fitting() -> float:
+        found = scrape(api)
+        assert found("acmix_queue_oldest_due_seconds") == pytest.approx(3600, abs=120)
+        return found("acmix_queue_oldest_fitting_seconds")
+
+    assert fitting() == pytest.approx(1800, abs=120)
+    ledger.seen("worker-1", 1, aside=1)
+    assert scrape(api)("acmix_slots_aside") == 1
+    assert fitting() == 0, "the one slot that is free is of a GPU put aside"
+    ledger.seen("worker-1", 1)
+    assert look(ledger, "worker-1", gpus=2, free=[1], can_run=lambda *_: False) is None
+    assert fitting() == 0, "the worker says that it is not able"
 
 
 def test_a_drained_worker_is_counted_apart_from_those_alive_and_is_never_lost(api: Deployed) -> None:

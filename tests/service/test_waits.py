@@ -12,7 +12,7 @@ from service.store.database import clock, writing
 from service.store.ledger import Ledger
 from service.store.reading import Reader
 from service.store.rows import Claim, Job, Outcome, Wait, WorkerCard
-from service.store.tables import jobs
+from service.store.tables import abilities, jobs
 from service.store.tenants import Tenants
 from tests.service.work import let_run, look, submit
 
@@ -92,6 +92,34 @@ def test_a_reservation_is_told_with_its_worker(busy: Claim, ledger: Ledger, read
     wait = wait_of(reader, job)
     assert (wait.code, wait.reserved and wait.reserved["worker"]) == ("reserved", "four")
     assert wait.message == "four keeps its slots for it as they come free, 1 of the 4 slots so far"
+
+
+def test_what_a_reservation_keeps_from_others_is_told_and_when_they_would_begin(
+    busy: Claim, ledger: Ledger, reader: Reader, engine: Engine
+) -> None:
+    large, small = submit(ledger, resources={"gpus": 4}), submit(ledger, resources={"gpus": 1}, priority=9)
+    assert wait_of(reader, small).code == "next"
+    let_be_blocked(engine, large, seconds=301)
+    assert look(ledger, "four", gpus=4, free=[3], can_run=lambda *_: False) is None
+    with writing(engine).begin() as connection:
+        connection.execute(update(abilities).values(able=True))
+    ledger.reserve()
+    wait = wait_of(reader, small)
+    assert (wait.code, wait.message) == (
+        "busy", "the workers that have room for it keep it for jobs that have waited for longer",
+    )  # fmt: skip
+    assert wait.estimated_start_at is None, "nothing is known of how long the job takes that goes before it"
+    assert minutes_from_now(reader, wait_of(reader, large).estimated_start_at) == pytest.approx(10, abs=1)
+    let_run(engine, busy.job.id, seconds=3600)
+    ledger.finish(busy.job.id, 1, Outcome("succeeded"))
+    assert minutes_from_now(reader, wait_of(reader, small).estimated_start_at) == pytest.approx(60, abs=1)
+
+
+def test_slots_of_a_gpu_that_is_put_aside_count_for_nothing(busy: Claim, ledger: Ledger, reader: Reader) -> None:
+    job = submit(ledger, resources={"gpus": 4})
+    assert wait_of(reader, job).code == "busy"
+    ledger.seen("four", 3, aside=1)
+    assert wait_of(reader, job).code == "no_worker"
 
 
 def test_the_queue_is_told_in_the_fair_order(busy: Claim, ledger: Ledger, reader: Reader, engine: Engine) -> None:

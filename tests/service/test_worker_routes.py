@@ -1,9 +1,12 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from acmix.catalog import Catalog, Device
+from service.store.database import writing
 from service.store.rows import WorkerCard
+from service.store.tables import workers
 from tests.service.deployed import Deployed
 from tests.service.menu import catalog
 from tests.service.work import claim
@@ -126,6 +129,26 @@ def test_a_drain_says_what_becomes_of_the_jobs_and_can_be_changed(api: Deployed)
     status, worker = drain(api, json={"jobs": "requeue"})
     assert (status, worker["draining"]) == (202, "requeue")
     assert drain(api, json={"jobs": "requeue"})[0] == 200
+
+
+def test_a_worker_of_a_version_without_drains_is_not_said_to_be_drained(api: Deployed) -> None:
+    api.enrol()
+    with writing(api.app.state.backend.engine).begin() as connection:
+        connection.execute(update(workers).values(cores=None))
+    for way in ("drain", "resume"):
+        answered = api.http.post(f"/v1/workers/worker-1/{way}")
+        assert (answered.status_code, answered.json()["worker"], answered.json()["allowed_actions"]) == (
+            409, "worker-1", [],
+        )  # fmt: skip
+        assert "SIGTERM" in answered.json()["detail"]
+    assert api.get("/v1/workers")["data"][0]["draining"] is None
+
+
+def test_a_worker_of_another_version_may_tell_less_of_how_it_fares(api: Deployed) -> None:
+    api.enrol(gpus=1)
+    api.ledger.seen("worker-1", 1, {"devices": [{"index": 0}]})
+    [worker] = api.get("/v1/workers")["data"]
+    assert (worker["cpu"], worker["devices"][0]["jobs"]) == (None, [])
 
 
 def test_a_worker_that_enrols_again_is_still_drained_and_one_started_anew_is_not(api: Deployed) -> None:

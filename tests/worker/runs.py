@@ -21,7 +21,7 @@ class Attempts:
 
     def begin(self, claim: Claim, backend: Backend | None = None) -> "Future[None]":
         """Supervise it; the result comes when the supervisor leaves."""
-        supervisor = Supervisor(backend or self.backend, claim, [], 1, self.draining)
+        supervisor = Supervisor(backend or self.backend, claim, [], 1, self.draining, self.draining)
         return self._threads.submit(supervisor.run)
 
     def see_through(self, claim: Claim) -> None:

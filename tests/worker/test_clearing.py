@@ -92,7 +92,7 @@ def test_a_gpu_that_is_still_held_after_the_patience_is_at_fault_until_it_is_let
     holds(held, rank)
     cleared = Clearing(Driver(Nvml(held)))
     cleared.clear(ENDED, [GPU], threading.Event())
-    assert cleared.fault(GPU) == f"process {rank} of job_ended attempt 2 does not end and holds its memory"
+    assert cleared.fault(GPU) == f"process {rank} of an ended run does not end and holds its memory", "tenants read it"
     holds(held)
     assert cleared.fault(GPU) is None
     holds(held, rank)
@@ -107,6 +107,30 @@ def test_a_process_that_is_ending_holds_a_gpu_whosever_it_was(start: Start, monk
     holds(held, dying)
     cleared = Clearing(Driver(Nvml(held)))
     cleared.clear(ENDED, [GPU], threading.Event())
+    assert cleared.fault(GPU) is not None
+    os.waitpid(dying, 0)
+    assert cleared.fault(GPU) is None
+
+
+def test_what_a_worker_before_began_holds_a_gpu_until_it_has_gone_and_is_not_killed(start: Start) -> None:
+    """That worker may be about to end by itself; where it was killed, the kernel has killed its runs."""
+    earlier, other, held = start("job_earlier", "1"), start(""), card(0)
+    holds(held, other, earlier)
+    cleared = Clearing(Driver(Nvml(held)))
+    cleared.notice([GPU])
+    assert cleared.fault(GPU) == f"process {earlier} of an ended run does not end and holds its memory"
+    assert not is_gone(earlier)
+    holds(held, other)
+    assert cleared.fault(GPU) is None
+
+
+def test_what_a_worker_before_began_and_is_ending_holds_a_gpu(start: Start) -> None:
+    dying, held = start("job_earlier", "1"), card(0)
+    os.kill(dying, signal.SIGKILL)
+    until(lambda: is_gone(dying))
+    holds(held, dying)
+    cleared = Clearing(Driver(Nvml(held)))
+    cleared.notice([GPU])
     assert cleared.fault(GPU) is not None
     os.waitpid(dying, 0)
     assert cleared.fault(GPU) is None

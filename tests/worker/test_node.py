@@ -3,9 +3,10 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -410,7 +411,7 @@ def test_a_gpu_that_is_not_let_go_of_is_put_aside_and_others_go_on(
     def put_aside() -> list[str | None]:
         return [each["put_aside"] for worker in reader.workers() for each in (worker.load or {})["devices"]]
 
-    why = f"process {rank} of {job.id} attempt 1 does not end and holds its memory"
+    why = f"process {rank} of an ended run does not end and holds its memory"
     until(lambda: put_aside() == [why, None])
     until(lambda: (node.slots.free(), node.slots.busy()) == ((1,), 0))
     other = submit(ledger)
@@ -420,6 +421,30 @@ def test_a_gpu_that_is_not_let_go_of_is_put_aside_and_others_go_on(
     holds(cards[0])
     until(lambda: put_aside() == [None, None])
     until(lambda: node.slots.free() == (0, 1))
+
+
+def test_a_look_at_a_gpu_that_took_long_does_not_undo_what_a_later_one_found(
+    nodes: Callable[..., Node], threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the thread that tells how the worker fares, begun before the other, of the slot's attempt, found a process."""
+    is_looking, go = Event(), Event()
+
+    def fault(_self: Any, _device: Device) -> str | None:
+        if not is_looking.is_set():
+            is_looking.set()
+            go.wait(20)
+            return None
+        return "it is held"
+
+    monkeypatch.setattr(clearing.Clearing, "fault", fault)
+    node = nodes(gpus=1)
+    looks = [threads.submit(node._look_after, node.slots.devices)]
+    is_looking.wait(20)
+    looks.append(threads.submit(node._look_after, node.slots.devices))
+    wait(looks[1:], 0.3)
+    go.set()
+    wait(looks)
+    assert node.slots.free() == ()
 
 
 def test_a_gpu_that_falls_off_the_bus_is_put_aside_while_the_others_go_on(
