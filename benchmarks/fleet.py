@@ -41,6 +41,7 @@ TICK = 60.0  # between two sweeps, and two signs of life of every worker
 LOOK_TICKS = 5  # between two looks of a worker that has free slots and was not rung
 FOR_EVER = 1e8
 GUESS = 0.25  # of the logarithm of what progress makes believe of a run's length
+MISCOUNTED = 0.1  # of its looks a worker counts all of its slots as free, whatever it has at work
 SPEC = {"backbone": {"name": "resnet26"}, "swaps": [{"layers": "*"}], "dataset": {"name": "digits"}}
 CARD = Device(index=0, name="H200", memory_bytes=2**37)
 
@@ -98,7 +99,7 @@ class Books:
     """Kept beside the database, and compared with what it says."""
 
     holder: dict[tuple[int, int], int] = field(default_factory=dict)  # of a worker's slot: the number of its work
-    ends: dict[tuple[int, int], float] = field(default_factory=dict)
+    ends: dict[tuple[int, int], float] = field(default_factory=dict)  # of its run; what that told, where it is later
     done: list[Done] = field(default_factory=list)
     twice: int = 0
     blocked: list[tuple[float, float]] = field(default_factory=list)  # since when a job was, and when it began
@@ -106,11 +107,11 @@ class Books:
     kept: list[tuple[float, float]] = field(default_factory=list)  # how long a job was reserved for, and its bound
     claim_seconds: list[float] = field(default_factory=list)
 
-    def begin(self, work: Work, now: float, worker: int, slots: Sequence[int]) -> None:
+    def begin(self, work: Work, now: float, worker: int, slots: Sequence[int], told_seconds: float) -> None:
         for slot in slots:
             self.twice += (worker, slot) in self.holder
             self.holder[worker, slot] = work.number
-            self.ends[worker, slot] = now + work.seconds
+            self.ends[worker, slot] = now + max(work.seconds, told_seconds)
         self.done.append(Done(work, now, worker))
         if work.number in self.reserved:
             since, until = self.reserved.pop(work.number)
@@ -120,11 +121,13 @@ class Books:
         for slot in slots:
             del self.holder[worker, slot], self.ends[worker, slot]
 
-    def reserve(self, work: Work, now: float, worker: int, expected: float) -> None:
-        """It begins when every run that is there has ended, at the latest, and what was sure to end before it could."""
+    def reserve(self, work: Work, now: float, worker: int) -> None:
+        """It begins when every run that is there has ended, at the latest, and what was sure to end before it could.
+
+        What these told of themselves counts as well, for by that it was judged what else would end before.
+        """
         if work.number not in self.reserved:
-            last = max((self.ends.get((worker, slot), now) for slot in range(SLOTS)), default=now)
-            self.reserved[work.number] = now, max(last, expected)
+            self.reserved[work.number] = now, max(self.ends.get((worker, slot), now) for slot in range(SLOTS))
 
     def kept_too_long(self) -> int:
         """Reservations that lasted longer than the longest run in front of the job, as it in truth was."""
@@ -149,7 +152,7 @@ class Simulation:
         self, engine: Engine, clock: Clock, work: Sequence[Work], fleet: int, *, claims_on: Engine | None = None
     ) -> None:
         self.engine, self.clock, self.work = engine, clock, work
-        self.random = Random(0)
+        self.random, self.miscounts = Random(0), Random(0)
         self.ledger = Ledger(engine, lease_seconds=FOR_EVER)
         self.claiming = Ledger(claims_on or engine, lease_seconds=FOR_EVER)
         self.waiting: Counter[int] = Counter()  # queued jobs by their slots
@@ -214,7 +217,7 @@ class Simulation:
     def _look(self, worker: int) -> None:
         while self.free[worker] and self.waiting.total():
             began = time.perf_counter()
-            free = sorted(self.free[worker])
+            free = range(SLOTS) if self.miscounts.random() < MISCOUNTED else sorted(self.free[worker])
             claim = self.claiming.claim(_name(worker), free=free, slots=SLOTS, has_gpus=True, can_run=lambda *_: True)
             self.books.claim_seconds.append(time.perf_counter() - began)
             if claim is None:
@@ -226,30 +229,30 @@ class Simulation:
         self.free[worker] -= set(claim.slots)
         self.waiting[work.slots] -= 1
         self.begun[job.id] = worker
-        self.books.begin(work, self.now, worker, claim.slots)
+        told_seconds = self._tell_progress(job.id, work)
+        self.books.begin(work, self.now, worker, claim.slots, told_seconds)
         if job.blocked_at is not None:
             self.books.blocked.append(((job.blocked_at - BEGINS_AT).total_seconds(), self.now))
-        self._tell_progress(job.id, work)
         self._plan(self.now + work.seconds, "end", (worker, claim))
         released = [each for each, kept in self.keeping.items() if kept == job.id and each != _name(worker)]
         self.keeping = {each: kept for each, kept in self.keeping.items() if kept != job.id}
         for each in released:
             self._look(int(each.removeprefix("worker-")))
 
-    def _tell_progress(self, job_id: str, work: Work) -> None:
-        """As the projection of its first progress leaves it, which is not quite what it will take."""
+    def _tell_progress(self, job_id: str, work: Work) -> float:
+        """As the projection of its first progress leaves it, which is not quite what it will take; how many seconds."""
         guess = work.seconds * self.random.lognormvariate(0.0, GUESS)
         expected = {"expected_end_at": self._time() + timedelta(seconds=guess)}
         with writing(self.engine).begin() as connection:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(**expected))
+        return min(guess, work.limit_seconds or guess)
 
     def _note_reservations(self) -> None:
         with self.engine.connect() as connection:
             found = connection.execute(select(reservations)).mappings().all()
         self.keeping = {row["worker"]: row["job"] for row in found}
         for row in found:
-            expected = (row["expected_at"] - BEGINS_AT).total_seconds()
-            self.books.reserve(self.by_id[row["job"]], self.now, int(row["worker"].removeprefix("worker-")), expected)
+            self.books.reserve(self.by_id[row["job"]], self.now, int(row["worker"].removeprefix("worker-")))
 
     def _plan(self, at: float, kind: str, what: Any) -> None:
         heapq.heappush(self.events, (at, next(self.order), kind, what))

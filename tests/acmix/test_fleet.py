@@ -82,6 +82,21 @@ def test_equal_demands_have_one_id() -> None:
     assert demand({"gpus": 3}).id != one.id
 
 
+def test_jobs_of_other_words_have_demands_of_their_own_and_of_other_numbers_not() -> None:
+    """A worker of an older version may know a field and not what it says."""
+    plain = demand()
+    assert demand(training={"precision": "bf16"}).id != plain.id
+    assert demand(training={"batch_size": 7, "seed": 3}).id == plain.id
+
+
+def test_memory_is_asked_for_in_steps_and_a_card_has_what_its_own_figure_says() -> None:
+    odd = 80 * GIB - 12_345
+    card = Device(index=0, name="card", memory_bytes=odd)
+    assert demand({"memory_bytes": odd}).id == demand({"memory_bytes": odd - 1_000_000}).id
+    assert unmet(demand({"memory_bytes": odd}), Machine((card,)), catalog()) is None
+    assert unmet(demand({"memory_bytes": 80 * GIB + 1}), Machine((card,)), catalog()) is not None
+
+
 def test_a_job_takes_a_slot_for_each_gpu_and_one_on_the_cpu() -> None:
     assert [demand(each).slots for each in ({}, {"gpus": 0}, {"processes": 4}, {"gpus": 1}, {"gpus": 8})] == [
         1,

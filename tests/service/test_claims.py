@@ -1,10 +1,12 @@
 import json
 from collections import Counter
+from contextlib import suppress
 from random import Random
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, delete, select, update
+from sqlalchemy.exc import IntegrityError
 
 from acmix.catalog import Catalog
 from acmix.fleet import Demand, demand_of
@@ -12,7 +14,7 @@ from service.store.database import writing
 from service.store.ledger import Ledger
 from service.store.reading import Reader
 from service.store.rows import Outcome, WorkerCard
-from service.store.tables import demands, jobs, workers
+from service.store.tables import demands, holdings, jobs, workers
 from service.store.tenants import Tenants
 from tests.service.work import (
     at_once,
@@ -206,6 +208,29 @@ def test_a_worker_that_drains_is_given_nothing(ledger: Ledger, engine: Engine) -
     assert look(ledger, "worker-2") is not None
 
 
+def test_a_drain_while_the_worker_enrols_again_holds(ledger: Ledger, reader: Reader) -> None:
+    """Its row is written anew, but for what is ordered of it."""
+    known = WorkerCard("worker-1", "node-a", 1, [], {}, Catalog())
+    ledger.enrol(known)
+    for _ in range(20):
+        at_once(lambda: ledger.enrol(known), lambda: ledger.drain("worker-1", "requeue"))
+        assert reader.worker("worker-1").draining == "requeue"
+        ledger.take_back("worker-1")
+        assert reader.worker("worker-1").draining is None
+
+
+def test_what_an_older_version_left_held_is_given_back_by_a_sweep(ledger: Ledger, engine: Engine) -> None:
+    """It ended the attempt and knew of no holdings; its worker has gone, and asks for that slot no more."""
+    gone, kept = submit(ledger), submit(ledger)
+    assert look(ledger, "gone", gpus=1) is not None
+    assert look(ledger, "there", gpus=1) is not None
+    with writing(engine).begin() as connection:
+        connection.execute(update(jobs).where(jobs.c.id == gone.id).values(status="queued"))
+    ledger.sweep()
+    with engine.connect() as connection:
+        assert connection.execute(select(holdings.c.worker, holdings.c.job)).all() == [("there", kept.id)]
+
+
 def test_jobs_of_an_older_version_say_what_they_demand_once_a_worker_looks(ledger: Ledger, engine: Engine) -> None:
     large, small = submit(ledger, resources={"gpus": 2}), submit(ledger, resources={"gpus": 1})
     with writing(engine).begin() as connection:
@@ -287,6 +312,25 @@ def test_fifty_jobs_claimed_by_eight_threads_are_claimed_once_each(ledger: Ledge
     assert len(claimed) == 50
     assert set(claimed) == submitted
     assert {job.attempt for job in reader.jobs(limit=100).data} == {1}
+
+
+def test_slots_that_are_offered_several_times_at_once_are_given_once(ledger: Ledger, reader: Reader) -> None:
+    for gpus in (1, 2, 1, 3, 1, 2, 1, 1):
+        submit(ledger, resources={"gpus": gpus})
+
+    def work() -> list[tuple[str, int]]:
+        """On PostgreSQL the key of holdings refuses all of a claim that came too late; a worker looks again."""
+        given = []
+        while True:
+            with suppress(IntegrityError):
+                if not (found := look(ledger, "worker", gpus=8)):
+                    return given
+                given += [(found.job.id, slot) for slot in found.slots]
+
+    given = [each for several in at_once(*[work] * 4) for each in several]
+    assert sorted(slot for _, slot in given) == list(range(8))
+    running = {job.id for job in reader.jobs(limit=100, status="running").data}
+    assert {job_id for job_id, _ in given} == running
 
 
 def test_cancel_and_claim_at_once_leave_one_of_two_outcomes(ledger: Ledger, reader: Reader) -> None:

@@ -5,12 +5,15 @@ The statements are those that the store really executes, explained by PostgreSQL
 
 import math
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 
+from service.store import _lanes
+from service.store._lanes import Lane, Turn
 from service.store.checks import Checks
 from service.store.database import connect, migrate
 from service.store.deliveries import Deliveries
@@ -28,6 +31,7 @@ TENANT = "tenant-7"
 JOB, RUNNING, QUEUED = (f"job_{number:026}" for number in (6_007, 97, 7_550))
 DATASET, WEIGHTS, WEBHOOK = f"ds_{107:026}", f"wts_{107:026}", f"whk_{7:026}"
 CHECKPOINT = f"ckpt_{6_007:026}1"
+AT = datetime(2030, 1, 1, tzinfo=UTC)
 Call = Callable[[Any], object]
 
 
@@ -91,6 +95,7 @@ CALLS: dict[str, Call] = {
     "room for more bytes": lambda s: s.tenants.check_room(TENANT, 5),
     "a claim with a GPU": lambda s: look(s.ledger, "wk_1", gpus=1, can_run=lambda *_: False),
     "a claim without a GPU": lambda s: look(s.ledger, "wk_2", can_run=lambda *_: False),
+    "jobs that were passed over": lambda s: passed_over(s.engine),
     "a job under its key": lambda s: s.ledger.of(TENANT).made_under("key 8007", "0" * 64),
     "a wish": lambda s: s.ledger.wish(RUNNING, 1),
     "a heartbeat": lambda s: s.ledger.heartbeat(RUNNING, 1),
@@ -155,11 +160,18 @@ def test_every_index_serves_a_call(explained: tuple[dict[str, list[Node]], set[s
     assert indexes - {node.index for nodes in steps.values() for node in nodes} == OLDER
 
 
+def passed_over(engine: Engine) -> object:
+    lane = Lane(TENANT, "demand 3", Turn(AT, ""), 1, None, AT, able=True)
+    with engine.connect() as connection:
+        return _lanes.passed_over(connection, AT, lane, Turn(AT, QUEUED))
+
+
 def store_of(engine: Engine) -> Any:
     """The store's parts; `mine` is a tenant's reader."""
     tenants = Tenants(engine)
     _, key = tenants.create_key(TENANT, name="", scopes=["admin"], lasts=None)
     return SimpleNamespace(
+        engine=engine,
         reader=Reader(engine),
         mine=Reader(engine).of(TENANT),
         ledger=Ledger(engine),

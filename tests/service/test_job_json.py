@@ -17,7 +17,7 @@ from service.store.tables import jobs as jobs_table
 from tests.service.deployed import Deployed, spec
 from tests.service.menu import catalog
 from tests.service.test_access import bearer, key_for
-from tests.service.work import claim, evaluation, save, statements
+from tests.service.work import claim, evaluation, save, statements, submit
 
 REASON = Reason("diverged", "the loss is \u2028 not \ud800 finite", "user", hint='a smaller "lr"')
 
@@ -70,6 +70,8 @@ def test_a_list_takes_as_many_statements_whatever_its_length(api: Deployed, path
     """The key, the page, the places in the queue; and of a job that waits, why."""
     api.enrol()
     headers = bearer(key_for(api))
+    for tenant in ("a", "b", "c"):
+        submit(api.ledger.of(tenant))
     for count in range(1, 21):
         api.http.post("/v1/jobs", json=spec(), headers=headers)
         if count in {1, 20}:

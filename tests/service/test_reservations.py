@@ -1,11 +1,12 @@
 """A job that was passed over for too long has a worker's slots kept for it."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select, update
 
-from service.store.database import writing
+from service.store.database import clock, writing
 from service.store.ledger import Ledger
 from service.store.reading import Reader
 from service.store.rows import Claim, Job, Outcome
@@ -149,6 +150,53 @@ def test_no_worker_is_reserved_that_has_too_few_gpus_left_of_use(busy: Claim, le
     ledger.seen("four", 1, aside=0)
     ledger.reserve()
     assert kept(engine) == {"four": job.id}
+
+
+def test_a_reservation_goes_by_what_the_runs_in_front_tell_now(
+    reserved: Job, busy: Claim, ledger: Ledger, engine: Engine
+) -> None:
+    """One that seemed to take ten days and takes ten minutes: what lasts for days must not begin there meanwhile."""
+    ten_days = 864_000
+    with writing(engine).begin() as connection:
+        late = clock(connection) + timedelta(seconds=ten_days)
+        connection.execute(update(reservations).values(expected_at=late))
+    submit(ledger, resources={"gpus": 1, "max_runtime_seconds": ten_days - 1000})
+    ledger.reserve()
+    assert look(ledger, "four", gpus=4) is None
+    ledger.finish(busy.job.id, 1, Outcome("succeeded"))
+    claimed = look(ledger, "four", gpus=4)
+    assert claimed is not None
+    assert claimed.job.id == reserved.id
+
+
+def test_however_many_wait_for_a_worker_that_has_gone_one_that_is_there_is_reserved(
+    busy: Claim, ledger: Ledger, engine: Engine
+) -> None:
+    ledger.enrol(card("eight", 8))
+    for _ in range(101):
+        let_be_blocked(engine, submit(ledger, resources={"gpus": 8}), seconds=5000)
+    job = submit(ledger, resources={"gpus": 4}, priority=9)
+    assert look(ledger, "four", gpus=4) is None
+    let_be_blocked(engine, job, seconds=301)
+    ledger.leave("eight")
+    ledger.reserve()
+    assert kept(engine) == {"four": job.id}
+
+
+def test_however_many_are_passed_over_the_first_are_noted_first(
+    busy: Claim, ledger: Ledger, reader: Reader, engine: Engine
+) -> None:
+    passed = [submit(ledger, resources={"gpus": 4}) for _ in range(130)]
+    for _ in range(2):
+        submit(ledger, resources={"gpus": 1})
+
+    def noted() -> list[int]:
+        return [number for number, job in enumerate(passed) if reader.job(job.id).blocked_at is not None]
+
+    assert look(ledger, "four", gpus=4, free=[1]) is not None
+    assert noted() == list(range(100))
+    assert look(ledger, "four", gpus=4, free=[2]) is not None
+    assert noted() == list(range(130))
 
 
 def test_a_sweep_reserves_as_well(busy: Claim, ledger: Ledger, engine: Engine) -> None:

@@ -115,6 +115,26 @@ def test_what_a_reservation_keeps_from_others_is_told_and_when_they_would_begin(
     assert minutes_from_now(reader, wait_of(reader, small).estimated_start_at) == pytest.approx(60, abs=1)
 
 
+def test_what_fits_behind_others_that_do_is_told_so(busy: Claim, ledger: Ledger, reader: Reader) -> None:
+    first, second = submit(ledger, resources={"gpus": 1}), submit(ledger, resources={"gpus": 1})
+    assert wait_of(reader, first).code == "next"
+    assert (wait_of(reader, second).code, wait_of(reader, second).message) == (
+        "busy", "jobs in front of it take the slots that are free",
+    )  # fmt: skip
+
+
+def test_a_worker_of_an_older_version_is_as_busy_as_it_says(ledger: Ledger, reader: Reader) -> None:
+    """It writes down no holdings."""
+    ledger.enrol(card("four", 4))
+    ledger.seen("four", 4)
+    job = submit(ledger, resources={"gpus": 1})
+    wait = wait_of(reader, job)
+    assert (wait.code, wait.message) == (
+        "busy", "all workers that can run it are at work: 0 of the 1 slot it needs are free",
+    )  # fmt: skip
+    assert minutes_from_now(reader, wait.estimated_start_at) == pytest.approx(10, abs=1)
+
+
 def test_slots_of_a_gpu_that_is_put_aside_count_for_nothing(busy: Claim, ledger: Ledger, reader: Reader) -> None:
     job = submit(ledger, resources={"gpus": 4})
     assert wait_of(reader, job).code == "busy"
