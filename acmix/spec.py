@@ -216,7 +216,7 @@ class Resources(Part):
         None, description="words that the name of each GPU must have, such as `A100` or `A100 80GB`; null: any"
     )
     memory_bytes: Annotated[int, Field(ge=1, le=2**50)] | None = Field(
-        None, description="what each GPU must have at least; null: any"
+        None, description="what each GPU must have at least, to a quarter of a GiB; null: any"
     )
     labels: Annotated[list[Name], Field(max_length=20)] = Field([], description="that the worker must have")
     max_runtime_seconds: float | None = Field(None, gt=0, le=1e9)
