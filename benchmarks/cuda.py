@@ -97,8 +97,10 @@ def flex_form(side: int, *, compiled: bool) -> Attend:
     attend = torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
 
     def form(q_BNDYX: Tensor, k_BNDHW: Tensor, v_BNDHW: Tensor) -> Tensor:
-        maps_BNPD = [each.flatten(3).mT.contiguous() for each in (q_BNDYX, k_BNDHW, v_BNDHW)]
-        return attend(*maps_BNPD, score_mod=with_repeats, block_mask=mask).mT.unflatten(3, (side, side))
+        q_BNPD, k_BNPD, v_BNPD = (each.flatten(3).mT.contiguous() for each in (q_BNDYX, k_BNDHW, v_BNDHW))
+        out_BNPD = attend(q_BNPD, k_BNPD, v_BNPD, score_mod=with_repeats, block_mask=mask)
+        out_BNDYX: Tensor = out_BNPD.mT.unflatten(3, (side, side))
+        return out_BNDYX
 
     return form
 
@@ -133,7 +135,7 @@ def timed(run: Callable[[], None]) -> float:
     run()
     ended.record()
     ended.synchronize()
-    return began.elapsed_time(ended)
+    return float(began.elapsed_time(ended))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import argparse
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from statistics import median
@@ -106,7 +106,7 @@ def _rate(batches: Iterator[Any], use: Any, seconds: float) -> float:
     return images / (time.monotonic() - begun)
 
 
-def _batches(run: Run) -> Iterator[Any]:
+def _batches(run: Run) -> Generator[Any, None, None]:
     epoch = 0
     while True:
         yield from run.training(epoch, 0)

@@ -160,7 +160,7 @@ class Simulation:
         self.books = Books()
         self.by_id: dict[str, Work] = {}
         self.begun: dict[str, int] = {}
-        self.keeping: dict[str, int] = {}  # for which job each reserved worker is
+        self.keeping: dict[str, str] = {}  # for which job each reserved worker is
         self.order = count()
         self.events: list[tuple[float, int, str, Any]] = []
         self.now = 0.0

@@ -23,8 +23,8 @@ from acmix import registry, spec
 from acmix.model import build
 from acmix.planning.sizes import measure
 from acmix.spec import JobSpec
-from acmix.tasks.classification import Classification
 from acmix.training import optimizer
+from acmix.training.setup import task_of
 
 CLASSES = 1000
 STEPS = 3
@@ -120,7 +120,7 @@ def peak_growth_bytes(row: Row) -> int:
 def train(job: JobSpec, image_px: int, *, steps: int) -> None:
     """Optimizer steps on random images, as the training loop takes them."""
     model = build(job.backbone, job.swaps, num_classes=CLASSES, image_px=image_px)
-    task = Classification([str(number) for number in range(CLASSES)], job.training.label_smoothing)
+    task = task_of(job, [str(number) for number in range(CLASSES)])
     descent = optimizer.build(model, job.training.optimizer, job.training.weight_decay_on)
     images = torch.randn(job.training.batch_size, 3, image_px, image_px)
     labels = torch.randint(0, CLASSES, (len(images),))

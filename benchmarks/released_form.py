@@ -24,11 +24,11 @@ class ReleasedForm(nn.Module):
 
     def forward(self, x_BIHW: Tensor) -> Tensor:
         """(B, C, Y, X)."""
-        layer = self.layer
+        layer, (alpha, beta) = self.layer, self.layer.strengths()
         q_BCHW, k_BCHW, v_BCHW = layer.q_proj(x_BIHW), layer.k_proj(x_BIHW), layer.v_proj(x_BIHW)
         attention_BCYX = self._attention(q_BCHW, k_BCHW, v_BCHW)
         convolution_BCYX = self._convolution(q_BCHW, k_BCHW, v_BCHW)
-        return layer.alpha * attention_BCYX + layer.beta * convolution_BCYX
+        return alpha * attention_BCYX + beta * convolution_BCYX
 
     def _attention(self, q_BCHW: Tensor, k_BCHW: Tensor, v_BCHW: Tensor) -> Tensor:
         layer, (batch, channels, height, width) = self.layer, q_BCHW.shape
@@ -42,7 +42,8 @@ class ReleasedForm(nn.Module):
         logits_LJYX = (q_LDYX.unsqueeze(2) * (k_LDJYX + own_1DYX.unsqueeze(2) - position_1DJYX)).sum(1)
         weights_LJYX = logits_LJYX.softmax(1)
         v_LDJYX = self._unfolded(v_BCHW.view(lanes, head_channels, height, width))
-        return (weights_LJYX.unsqueeze(1) * v_LDJYX).sum(2).view(batch, channels, *q_LDYX.shape[-2:])
+        out_LDYX: Tensor = (weights_LJYX.unsqueeze(1) * v_LDJYX).sum(2)
+        return out_LDYX.view(batch, channels, *q_LDYX.shape[-2:])
 
     def _unfolded(self, map_LDHW: Tensor) -> Tensor:
         """Every neighbour of every query, (L, D, J, Y, X)."""
@@ -56,7 +57,8 @@ class ReleasedForm(nn.Module):
         heads, (batch, _, height, width) = self.layer.heads, q_BCHW.shape
         maps = [each.view(batch, heads, -1, height * width) for each in (q_BCHW, k_BCHW, v_BCHW)]
         taps_BTDP = self.layer.fc(torch.cat(maps, dim=1))
-        return self.layer.dep_conv(taps_BTDP.permute(0, 2, 1, 3).reshape(batch, -1, height, width))
+        out_BCYX: Tensor = self.layer.dep_conv(taps_BTDP.permute(0, 2, 1, 3).reshape(batch, -1, height, width))
+        return out_BCYX
 
 
 def _grid(height: int, width: int, dtype: torch.dtype) -> Tensor:

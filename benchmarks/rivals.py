@@ -51,7 +51,7 @@ def ours(server: Any, folder: Path, *, jobs: int, queued: int, million: bool) ->
         headers = [f"Authorization: Bearer {key}"]
         submit = submission(key)
         http = Http(port)
-        running = [claimed(http.send(submit), engine) for _ in range(MOST_CLIENTS)]
+        running = [claimed(http.send(submit), engine, slot) for slot in range(MOST_CLIENTS)]
         first = json.loads(http.send(submit))["id"]
         ids = _fill_ours(engine, first, jobs, queued)
         small, large = _curve(engine, ids[0], POINTS), _curve(engine, ids[1], MANY_POINTS if million else 1)
@@ -138,10 +138,10 @@ def _http(port: int, make: Callable[[], bytes]) -> Opener:
     return open_one
 
 
-def claimed(answer: bytes, engine: Engine) -> str:
-    """The id of the job that was just submitted, which now runs."""
+def claimed(answer: bytes, engine: Engine, slot: int = 0) -> str:
+    """The id of the job that was just submitted, which now runs on that slot."""
     claimed = Ledger(engine, lease_seconds=86400).claim(
-        "worker-1", free=[0], slots=1, has_gpus=False, can_run=lambda *_: True
+        "worker-1", free=[slot], slots=MOST_CLIENTS, has_gpus=False, can_run=lambda *_: True
     )
     assert claimed is not None
     assert claimed.job.id == json.loads(answer)["id"]

@@ -39,7 +39,7 @@ class Published:
         unit = UNITS[self.text[len(digits) :]]
         decimals = len(digits.partition(".")[2])
         figure = float(digits.replace(",", "")) * unit
-        return abs(value - figure) <= max(self.share * figure, 0.5 * unit / 10**decimals)
+        return abs(value - figure) <= max(self.share * figure, 0.5 * unit / 10.0**decimals)
 
 
 def exact(params: str, macs: str) -> tuple[Published, Published]:

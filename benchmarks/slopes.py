@@ -153,9 +153,15 @@ class Slopes:
             key=f"jobs/{job.id}/checkpoints/{self.step}",
             stored_bytes=3 * 10**8,
         )
-        kept = {"keep_best": 1, "keep_latest": 1, "metric": "val/accuracy", "larger_is_better": True}
         self.ledger.commit_checkpoint(
-            job.id, 1, saved, events.Event("checkpoint", "step", {"step": self.step, "best": False}), **kept
+            job.id,
+            1,
+            saved,
+            events.Event("checkpoint", "step", {"step": self.step, "best": False}),
+            keep_best=1,
+            keep_latest=1,
+            metric="val/accuracy",
+            larger_is_better=True,
         )
 
     def seen(self) -> None:
@@ -192,20 +198,8 @@ def tell(slopes: Slopes, times: int) -> None:
     print(f"{os.cpu_count()} cores, {len(slopes.running)} jobs, {len(slopes.layers)} layers; each {times} times")
     print(f"{'':34} {'takes':>11} {'caller CPU':>11} {'server CPU':>11} {'log':>14} {'stored':>13}")
     costs = {}
-    acts = (
-        *(
-            "wish",
-            "renew",
-            "record",
-            "record_10",
-            "log",
-            "commit",
-            "seen",
-            "submit",
-            "begin",
-            "finish",
-        ),  # in an order that leaves
-    )
+    # in an order that leaves each what it needs: what begins was submitted, what ends was begun
+    acts = ("wish", "renew", "record", "record_10", "log", "commit", "seen", "submit", "begin", "finish")
     for name in acts:
         costs[name] = slopes.measured(getattr(slopes, name), times)
         print(f"{name:34} {costs[name]}", flush=True)

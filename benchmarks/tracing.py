@@ -13,7 +13,7 @@ import acmix
 from acmix.mixers import layers_of
 from acmix.training import trace
 
-MODELS = {
+MODELS: dict[str, tuple[dict[str, object], int, int]] = {
     "resnet26, small stem, width 0.25, 8 px": ({"stem": "small", "width": 0.25}, 8, 128),
     "resnet26, small stem, 32 px": ({"stem": "small"}, 32, 8),
     "resnet26, 224 px": ({}, 224, 2),

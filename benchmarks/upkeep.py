@@ -106,7 +106,7 @@ def rates_of(run: Callable[[], str]) -> Rates:
         meter.join()
     samples, began, ended = steady(log)
     seconds = (ended - began).total_seconds()
-    own, others = (meter.taken(which, began, ended) for which in (1, 2))
+    own, others = meter.taken(began, ended)
     return Rates(samples / seconds, samples / own, others / seconds)
 
 
@@ -129,10 +129,10 @@ class Meter(threading.Thread):
                     runs, others = runs + is_run * sum(took[:2]), others + (not is_run) * sum(took[:2])
             self._noted.append((datetime.now(), runs, others))  # local, as the log has it
 
-    def taken(self, which: int, began: datetime, ended: datetime) -> float:
-        """Between the notes that are nearest to two moments."""
+    def taken(self, began: datetime, ended: datetime) -> tuple[float, float]:
+        """By the run and by the rest, between the notes that are nearest to two moments."""
         first, last = (min(self._noted, key=lambda note: abs(note[0] - at)) for at in (began, ended))
-        return float(last[which] - first[which])
+        return last[1] - first[1], last[2] - first[2]
 
 
 def in_service(client: Client, spec: Spec) -> str:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -49,7 +50,7 @@ def measure(url: str, pid: int, size_bytes: int, folder: Path) -> None:
         for name, upload in (("whole", upload_whole), ("in parts of 64 MB", upload_in_parts)):
             dataset, before = create(http), resident(pid)
             began = time.perf_counter()
-            peak = peak_while(pid, lambda upload=upload, dataset=dataset: upload(http, dataset, size_bytes))
+            peak = peak_while(pid, partial(upload, http, dataset, size_bytes))
             seconds = time.perf_counter() - began
             check_kept(http, dataset, size_bytes, folder)
             grown, rate = (peak - before) / MEGABYTE, size_bytes / MEGABYTE / seconds

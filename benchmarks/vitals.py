@@ -32,6 +32,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.as_child:
         measure_requests(given.requests)
+        measure_scrape()
         return
     with tempfile.TemporaryDirectory() as folder:
         for what, more in (
@@ -47,7 +48,6 @@ def main() -> None:
 def measure_requests(requests: int) -> None:
     from service import logs, settings, vitals
     from service.app import create_app
-    from service.store.census import Census
 
     app = create_app(settings.load())
     counting = (vitals.count_request, vitals.IN_FLIGHT)
@@ -55,9 +55,9 @@ def measure_requests(requests: int) -> None:
     took: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(2 * TURNS + 2):
         counted = turn % 2 == 0
-        vitals.count_request, vitals.IN_FLIGHT = counting if counted else without  # type: ignore[misc]
+        vitals.count_request, vitals.IN_FLIGHT = counting if counted else without
         took[counted].append(asyncio.run(_seconds_of_a_request(app, requests // TURNS)))
-    vitals.count_request, vitals.IN_FLIGHT = counting  # type: ignore[misc]
+    vitals.count_request, vitals.IN_FLIGHT = counting
     pairs = list(zip(took[True][1:], took[False][1:], strict=True))  # the first of each warms up
     ratio = statistics.median(on / off for on, off in pairs)
     more = statistics.median(on - off for on, off in pairs)
@@ -71,14 +71,56 @@ def measure_requests(requests: int) -> None:
     fields = {"method": "GET", "route": "/healthz", "status": 200, "duration_ms": 1.5, "client": "127.0.0.1"}
     line = _seconds_of(lambda: logging.getLogger("a").info("GET /healthz 200", extra={"fields": fields}), 5000)
     print(f"  its line of JSON: {1e6 * line:.1f} us")
+
+
+def measure_scrape() -> None:
+    """After requests to many routes."""
+    from service import vitals
+    from service.store.census import Census
+
     for route in range(45):
         for status in range(200, 204):
             vitals.REQUESTS.labels("GET", f"/v1/{route}", str(status)).inc()
         vitals.SECONDS.labels("GET", f"/v1/{route}").observe(0.1)
-    census = Census({("default", "queued"): 1}, 1, 1, 1, 0, 1, 1, 1, 1, {}, {})
+    census = Census(
+        jobs={("default", "queued"): 1},
+        due_jobs=1,
+        oldest_due_seconds=1.0,
+        oldest_fitting_seconds=1.0,
+        workers_alive=1,
+        workers_drained=0,
+        workers_lost=0,
+        slots=1,
+        slots_busy=1,
+        slots_aside=0,
+        pending_deliveries=1,
+        oldest_delivery_seconds=1.0,
+        unanswered={"plans": 1, "predictions": 0, "checks": 0},
+        gpu_hours={"default": 1.0},
+    )
     counted_now = vitals.Counted(lambda: census)
     size = len(vitals.told(counted_now).splitlines())
     print(f"  a scrape of {size} lines: {1e3 * _seconds_of(lambda: vitals.told(counted_now), 20):.1f} ms")
+
+
+def measure_census(queued: int) -> None:
+    from benchmarks.claims import enqueue
+    from service.store import census
+    from service.store.database import connect, migrate
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns on import where XDG_RUNTIME_DIR is not set
+        from pgserver.postgres_server import get_server
+    server = get_server(Path(tempfile.mkdtemp(prefix="acmix-census-")) / "data", cleanup_mode="delete")
+    engine = connect(server.get_uri())
+    migrate(engine)
+    enqueue(engine, queued)
+    server.psql("ANALYZE jobs;")
+    census.take(engine)
+    took = [_seconds_of(lambda: census.take(engine), 1) for _ in range(30)]
+    print(f"the census with {queued} queued, PostgreSQL: {1e3 * statistics.median(took):.1f} ms, once in five seconds")
+    engine.dispose()
+    server.cleanup()
 
 
 async def _seconds_of_a_request(app: Any, count: int) -> float:
@@ -107,26 +149,6 @@ async def _seconds_of_a_request(app: Any, count: int) -> float:
     for _ in range(count):
         await app({**scope, "state": {}}, receive, send)
     return (time.process_time() - began) / count
-
-
-def measure_census(queued: int) -> None:
-    from benchmarks.claims import enqueue
-    from service.store import census
-    from service.store.database import connect, migrate
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns on import where XDG_RUNTIME_DIR is not set
-        from pgserver.postgres_server import get_server
-    server = get_server(Path(tempfile.mkdtemp(prefix="acmix-census-")) / "data", cleanup_mode="delete")
-    engine = connect(server.get_uri())
-    migrate(engine)
-    enqueue(engine, queued)
-    server.psql("ANALYZE jobs;")
-    census.take(engine)
-    took = [_seconds_of(lambda: census.take(engine), 1) for _ in range(30)]
-    print(f"the census with {queued} queued, PostgreSQL: {1e3 * statistics.median(took):.1f} ms, once in five seconds")
-    engine.dispose()
-    server.cleanup()
 
 
 def _seconds_of(act: Callable[[], object], times: int) -> float:

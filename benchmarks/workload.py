@@ -82,62 +82,80 @@ def with_backfill(work: Sequence[Work], workers: int, slots: int) -> list[Done]:
 
 
 def _simulated(work: Sequence[Work], workers: int, slots: int, *, backfills: bool) -> list[Done]:
-    free = [slots] * workers
-    ends: list[list[tuple[float, int]]] = [[] for _ in range(workers)]  # of each worker, sorted
+    fleet = _Fleet(work, workers, slots)
     queue: deque[Work] = deque()
-    events: list[tuple[float, int, int, Work]] = [(each.arrives, each.number, -1, each) for each in work]
-    heapq.heapify(events)
-    done: list[Done] = []
-
-    def begin(each: Work, now: float, worker: int) -> None:
-        free[worker] -= each.slots
-        insort(ends[worker], (now + each.seconds, each.slots))
-        heapq.heappush(events, (now + each.seconds, each.number, worker, each))
-        done.append(Done(each, now, worker))
-
-    def best(size: int, but: int = -1) -> int | None:
-        """The worker that is left with the fewest."""
-        fitting = [(free[n], n) for n in range(workers) if free[n] >= size and n != but]
-        return min(fitting)[1] if fitting else None
-
-    while events:
-        now, _, worker, each = heapq.heappop(events)
+    while fleet.events:
+        now, _, worker, each = heapq.heappop(fleet.events)
         if worker < 0:
             queue.append(each)
         else:
-            free[worker] += each.slots
-            ends[worker].remove((now, each.slots))
-        if events and events[0][0] == now:
+            fleet.end(each, now, worker)
+        if fleet.events and fleet.events[0][0] == now:
             continue
-        while queue and (at := best(queue[0].slots)) is not None:
-            begin(queue.popleft(), now, at)
-        if not (queue and backfills and any(free)):
-            continue
-        when, kept = min((_when(free[n], ends[n], queue[0].slots), n) for n in range(workers))
-        at_then = free[kept] + sum(size for end, size in ends[kept] if end <= when) - queue[0].slots
-        later: deque[Work] = deque([queue.popleft()])
-        most = max(free)
-        for other in queue:
-            at = best(other.slots, but=kept) if other.slots <= most else None
-            if at is None and other.slots <= free[kept]:
-                is_over = now + other.seconds <= when
-                if is_over or other.slots <= at_then:
-                    at, at_then = kept, at_then - (0 if is_over else other.slots)
-            if at is None:
-                later.append(other)
-            else:
-                begin(other, now, at)
-                most = max(free)
-        queue = later
-    return done
+        while queue and (at := fleet.best(queue[0].slots)) is not None:
+            fleet.begin(queue.popleft(), now, at)
+        if queue and backfills and any(fleet.free):
+            queue = _backfilled(fleet, queue, now)
+    return fleet.done
 
 
-def _when(free: int, ends: Sequence[tuple[float, int]], needed: int) -> float:
-    """When so many slots of a worker are free, if nothing more begins there."""
-    if free >= needed:
-        return 0.0
-    for end, size in ends:
-        free += size
+def _backfilled(fleet: "_Fleet", queue: Sequence[Work], now: float) -> deque[Work]:
+    """Who still waits when all have begun that do not delay the first, for whom one worker is kept."""
+    first, *others = queue
+    when, kept = min((fleet.fits_at(worker, first.slots), worker) for worker in range(len(fleet.free)))
+    at_then = fleet.free_at(kept, when) - first.slots
+    later, most = deque([first]), max(fleet.free)
+    for other in others:
+        at = fleet.best(other.slots, but=kept) if other.slots <= most else None
+        if at is None and other.slots <= fleet.free[kept]:
+            is_over = now + other.seconds <= when
+            if is_over or other.slots <= at_then:
+                at, at_then = kept, at_then - (0 if is_over else other.slots)
+        if at is None:
+            later.append(other)
+        else:
+            fleet.begin(other, now, at)
+            most = max(fleet.free)
+    return later
+
+
+class _Fleet:
+    """What is free on each worker and what runs there; jobs that come and jobs that end are its events."""
+
+    def __init__(self, work: Sequence[Work], workers: int, slots: int) -> None:
+        self.free = [slots] * workers
+        self.done: list[Done] = []
+        # when, the number of the work, on which worker it ends or -1 where it comes, and the work
+        self.events = [(each.arrives, each.number, -1, each) for each in work]
+        heapq.heapify(self.events)
+        self._ends: list[list[tuple[float, int]]] = [[] for _ in range(workers)]  # of each worker, sorted
+
+    def begin(self, each: Work, now: float, worker: int) -> None:
+        self.free[worker] -= each.slots
+        insort(self._ends[worker], (now + each.seconds, each.slots))
+        heapq.heappush(self.events, (now + each.seconds, each.number, worker, each))
+        self.done.append(Done(each, now, worker))
+
+    def end(self, each: Work, now: float, worker: int) -> None:
+        self.free[worker] += each.slots
+        self._ends[worker].remove((now, each.slots))
+
+    def best(self, size: int, but: int = -1) -> int | None:
+        """The worker that is left with the fewest."""
+        fitting = [(free, worker) for worker, free in enumerate(self.free) if free >= size and worker != but]
+        return min(fitting)[1] if fitting else None
+
+    def free_at(self, worker: int, when: float) -> int:
+        """Slots of a worker at a time to come, if nothing more begins there."""
+        return self.free[worker] + sum(size for end, size in self._ends[worker] if end <= when)
+
+    def fits_at(self, worker: int, needed: int) -> float:
+        """When so many slots of a worker are free, if nothing more begins there."""
+        free = self.free[worker]
         if free >= needed:
-            return end
-    return math.inf
+            return 0.0
+        for end, size in self._ends[worker]:
+            free += size
+            if free >= needed:
+                return end
+        return math.inf
