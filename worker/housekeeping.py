@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 LONG_QUEUED_SECONDS = 15.0
 EXPIRE_SECONDS = 60.0
+ROUNDS_A_LEASE = 3  # at least, or every one would seem to come after an outage
 PAUSE = 0.9  # of a lease: after a shorter one, no lease that was renewed before it has run out
 
 
@@ -106,7 +107,7 @@ class Housekeeper:
             except Exception:  # whatever ailed one round, without the sweep lost jobs would wait for ever
                 log.exception("a round of housekeeping failed")
                 vitals.ROUNDS.labels("failed").inc()
-            self._rung.wait(self.settings.sweep_seconds)
+            self._rung.wait(min(self.settings.sweep_seconds, self.settings.lease_seconds / ROUNDS_A_LEASE))
             self._rung.clear()
 
     def _note_time(self, now: datetime) -> None:

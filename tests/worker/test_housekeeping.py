@@ -17,6 +17,7 @@ from service.store.pruning import Pruning
 from service.store.rows import Job, Outcome
 from service.store.tables import jobs
 from tests.service.work import at_once, claim, let_lease_run_out, metrics, submit, until
+from tests.worker.housekeepers import housekeeping
 from worker.housekeeping import Housekeeper
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -54,6 +55,15 @@ def test_what_old_jobs_said_is_pruned_batch_by_batch_in_its_rounds(backend: Back
     assert rounds == 4  # the events, that there are no more, the points, and that
     assert backend.reader.metrics(ended.id) == []
     assert {event.type for event in backend.reader.events(ended.id)} == {"status"}
+
+
+@on_sqlite
+def test_a_short_lease_is_swept_however_long_the_rounds_are_apart(backend: Backend) -> None:
+    settings = replace(backend.settings, sweep_seconds=3600, lease_seconds=1)
+    lost = running(backend)
+    let_lease_run_out(backend.engine, lost.id)
+    with housekeeping(replace(backend, settings=settings)):
+        until(lambda: backend.reader.job(lost.id).status == "queued")
 
 
 @on_sqlite
