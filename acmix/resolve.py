@@ -27,6 +27,7 @@ def problems(spec: JobSpec, catalog: Catalog, *, fleet: Sequence[Machine] | None
         *_weights_problems(spec, catalog),
         *_swap_problems(spec, catalog),
         *_training_problems(spec),
+        *_norm_problems(spec, catalog),
         *_kind_of_training_problems(spec, catalog),
         *_metric_problems(spec, catalog),
         *_resource_problems(spec),
@@ -279,6 +280,17 @@ def _training_problems(spec: JobSpec) -> Iterator[Problem]:
             limit=epochs,
             actual=warmup,
         )
+
+
+def _norm_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
+    """Patchwise attention, swapped or not, norms by what it sees in its own process alone."""
+    slots, _ = _slots(spec, catalog)
+    if spec.training.sync_batch_norm and any(slot.kind == "patchwise" for slot in slots):
+        message = (
+            f"sync_batch_norm=true is not for the patchwise attention of {spec.backbone.name}, which norms for itself; "
+            "false would do"
+        )
+        yield Problem("/training/sync_batch_norm", "wrong_backbone", message, actual=True, fixes=[False])
 
 
 def _kind_of_training_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:

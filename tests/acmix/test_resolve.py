@@ -388,6 +388,25 @@ def test_resolving_leaves_the_given_spec_as_it_was(field: str) -> None:
     assert given_spec.dump()["training"][field] == before["training"][field]
 
 
+def test_synchronised_batch_norm_is_refused_with_patchwise_attention() -> None:
+    """Swapped or not, and beside slots of another kind."""
+    slots = [_slot("a", "conv2d"), _slot("b", "patchwise")]
+    menu = catalog().model_copy(
+        update={
+            "backbones": [BackboneEntry(name="san", description="", options={}, slots=slots)],
+            "mixers": [MixerEntry(name="acmix", description="", forms=[_form("conv2d"), _form("patchwise")])],
+        }
+    )
+    job: dict[str, Any] = {"backbone": {"name": "san"}, "training": {"sync_batch_norm": True}}
+    for swaps in ([], EVERY_LAYER, [{"layers": "a"}]):
+        (problem,) = problems(menu, fleet=[machine(2)], swaps=swaps, **job)
+        assert (problem.pointer, problem.code) == ("/training/sync_batch_norm", "wrong_backbone")
+        assert "patchwise attention of san" in problem.message
+        assert "false would do" in problem.message
+        assert problem.fixes == [False]
+    assert problems(menu, fleet=[machine(2)], backbone={"name": "san"}) == []
+
+
 def _slot(name: str, kind: str) -> Slot:
     return Slot(name=name, kind=kind, channels=8, stride=1)
 
