@@ -1,9 +1,11 @@
 """torchrun on this machine alone: `python -m acmix.training.agent PARENT RANKS FOLDER ARGUMENTS...`.
 
-Every rank is `python -m acmix ARGUMENTS...`. What they say on stderr is passed on with its rank before each line.
+Every rank is `python -m acmix ARGUMENTS...`, and ends when this process does, however that is. What they say on stderr
+is passed on with its rank before each line.
 """
 
 import json
+import os
 import sys
 import uuid
 from pathlib import Path
@@ -32,7 +34,7 @@ def main(argv: list[str]) -> int:
         log_line_prefix_template="[rank ${rank}] ",
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "acmix", *arguments)
+        elastic_launch(config, sys.executable)("-m", "acmix", *arguments, "--tether", str(os.getpid()))
     except ChildFailedError as error:
         codes = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
         (Path(folder) / FAILURES).write_text(json.dumps(codes))

@@ -90,7 +90,7 @@ def launched(
     try:
         yield from _heard(agent, place, spec.resources.ranks)
     finally:
-        if agent.poll() is None:  # else it has seen them all end, and their numbers may be others' by now
+        if agent.poll() is None or agent.returncode < 0:  # else it saw them all end, and their numbers may be others'
             pass_on(folder, signal.SIGKILL)
             agent.kill()
             agent.wait()

@@ -24,6 +24,7 @@ from acmix.training.run import run
 from acmix.uncompiled import COMPILER
 from tests.acmix.small import of_type, points, run_all, small_spec
 from tests.service.work import until
+from tests.worker.runs import is_gone
 
 SWIN = {"name": "swin", "options": {"embed_dim": 8, "depths": [2, 1], "heads": [1, 2], "window": 4, "patch_px": 2}}
 TWO = {"processes": 2}
@@ -154,6 +155,25 @@ def test_ranks_asked_to_stop_do_so_after_the_same_step_go_on_from_there_and_leav
     ranks = [psutil.Process(int((tmp_path / "ranks" / f"{rank}.pid").read_text())) for rank in range(2)]
     happening.close()
     until(lambda: not any(rank.is_running() for rank in ranks))
+
+
+@pytest.mark.parametrize("killed", ["the run", "the agent"])
+def test_no_rank_outlives_what_has_started_it(tmp_path: Path, killed: str) -> None:
+    """Nor one that stands still, whatever in."""
+    (tmp_path / "spec.json").write_text(json.dumps(swin(32, 2, epochs=5000).dump()))
+    command = [sys.executable, "-m", "acmix", "run", str(tmp_path / "spec.json"), "--folder", str(tmp_path)]
+    happening = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        files = [tmp_path / "ranks" / f"{rank}.pid" for rank in range(2)]
+        until(lambda: all(file.exists() for file in files), seconds=60)
+        (agent,) = psutil.Process(happening.pid).children()
+        pids = [agent.pid, *(int(file.read_text()) for file in files)]
+        os.kill(pids[-1], signal.SIGSTOP)
+        os.kill(agent.pid if killed == "the agent" else happening.pid, signal.SIGKILL)
+        until(lambda: all(is_gone(pid) for pid in pids))
+    finally:
+        happening.kill()
+        happening.wait()
 
 
 def test_what_one_rank_fails_of_is_what_the_run_fails_of(tmp_path: Path) -> None:
