@@ -171,9 +171,26 @@ def test_no_rank_outlives_what_has_started_it(tmp_path: Path, killed: str) -> No
         os.kill(pids[-1], signal.SIGSTOP)
         os.kill(agent.pid if killed == "the agent" else happening.pid, signal.SIGKILL)
         until(lambda: all(is_gone(pid) for pid in pids))
+        assert happening.wait(30) == -signal.SIGKILL
     finally:
         happening.kill()
         happening.wait()
+
+
+@pytest.mark.release
+def test_a_run_interrupted_while_its_ranks_start_stops_as_asked(tmp_path: Path) -> None:
+    """As a terminal does it: every process of its group is sent SIGINT."""
+    (tmp_path / "spec.json").write_text(json.dumps(swin(32, 2, epochs=5000).dump()))
+    command = [sys.executable, "-m", "acmix", "run", str(tmp_path / "spec.json"), "--folder", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as run_:
+        try:
+            until(lambda: bool(psutil.Process(run_.pid).children()), seconds=60)
+            os.killpg(run_.pid, signal.SIGINT)
+            told, _ = run_.communicate(timeout=120)
+        finally:
+            run_.kill()
+    assert run_.returncode == 0
+    assert json.loads(told.splitlines()[-1])["data"]["status"] == "stopped"
 
 
 def test_what_one_rank_fails_of_is_what_the_run_fails_of(tmp_path: Path) -> None:
