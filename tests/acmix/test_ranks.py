@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 from acmix import spec
@@ -20,7 +21,7 @@ from acmix.events import Event
 from acmix.spec import JobSpec
 from acmix.training import checkpoint
 from acmix.training.launch import RankDied
-from acmix.training.run import run
+from acmix.training.run import _device, run
 from acmix.uncompiled import COMPILER
 from tests.acmix.small import of_type, points, run_all, small_spec
 from tests.service.work import until
@@ -219,6 +220,31 @@ def test_what_one_rank_fails_of_is_what_the_run_fails_of(tmp_path: Path) -> None
     assert "04.png" in last["message"]
     said = [line for line in answer.stderr.splitlines() if line.startswith(f"[rank {last['data']['rank']}] ")]
     assert any("ERROR" in line and "04.png" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("resources", "found"),
+    [
+        ({"processes": 2}, "cpu"),
+        ({"gpus": 0, "processes": 2}, "cpu"),
+        ({"gpus": 2}, "cuda:1"),
+        ({"gpus": 2, "processes": 2}, "resources.processes=2 is for the CPU"),
+        ({"gpus": 1, "processes": 2}, "resources.processes=2 is for the CPU"),
+    ],
+)
+def test_several_processes_are_on_the_cpu_whatever_gpus_there_are(
+    monkeypatch: pytest.MonkeyPatch, resources: dict[str, Any], found: str
+) -> None:
+    """Of the second rank, on a machine of two GPUs."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name, answer in {"is_available": True, "device_count": 2, "set_device": None}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    asked = job(backbone={"name": "resnet26"}, resources=resources)
+    try:
+        assert str(_device(asked)) == found
+    except OptionInvalid as error:
+        assert error.message.startswith(found)
 
 
 def test_synchronised_batch_norm_is_refused_on_the_cpu(tmp_path: Path) -> None:
