@@ -345,7 +345,9 @@ def _fleet_problems(spec: JobSpec, fleet: Sequence[Machine] | None) -> Iterator[
         return
     faults = list(_missing(spec, fleet))
     yield from faults
-    why = [next(lacks(demand_of(spec.dump()), machine), None) for machine in fleet]
+    settled = spec.resources.model_copy(update={"gpus": _gpus(spec)})
+    demand = demand_of(spec.model_copy(update={"resources": settled}).dump())
+    why = [next(lacks(demand, machine), None) for machine in fleet]
     if why and not faults and None not in why:
         message = f"no worker of the last 7 days could run it; of the last, {why[-1]}"
         yield Problem("/resources", "no_worker", message)
