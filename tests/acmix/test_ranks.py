@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,10 +126,12 @@ def test_a_rank_killed_in_mid_epoch_ends_the_run_which_goes_on_to_the_last_bit(t
     broken = tmp_path / "broken"
     happening = run(asked, broken)
     until_step(happening, 3)
+    killed_at = time.time()
     os.kill(int((broken / "ranks" / "1.pid").read_text()), signal.SIGKILL)
     with pytest.raises(RankDied, match=rf"rank 1 of {ranks} was ended by SIGKILL") as died:
         list(happening)
     assert (died.value.rank, died.value.signal) == (1, signal.SIGKILL)
+    assert killed_at <= died.value.at <= time.time()
     told = run_all(asked, broken)
     assert 2 <= told[0].data["resumed_from"]["step"] < 9
     assert told[-1].data["status"] == "succeeded"
