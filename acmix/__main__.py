@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -179,7 +180,8 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
         for event in run(job, arguments.folder, **given, dataset_folder=arguments.dataset_folder, stop=stop):
             _tell(event, out)
     except launch.RankDied as error:
-        _tell(warning("rank_died", error.message, rank=error.rank), out)
+        seconds_ago = max(0.0, time.time() - error.at)
+        _tell(warning("rank_died", error.message, **_rank_of(error), seconds_ago=seconds_ago), out)
         launch.die_of(error.signal)
     except Exception as error:
         reason = _reason(error)
@@ -187,8 +189,7 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
             log.error("%s", reason.message)
             launch.leave_word(arguments.folder, reason, error)
         else:
-            rank = {"rank": error.rank} if isinstance(error, launch.RankFailed) else {}
-            _tell(status("failed", reason.message, reason=reason.as_json(), **rank), out)
+            _tell(status("failed", reason.message, reason=reason.as_json(), **_rank_of(error)), out)
         return 1
     return 0
 
@@ -210,6 +211,12 @@ def _tell(event: Event, out: TextIO) -> None:
     out.write(event.to_line() + "\n")
     if event.type not in ("metrics", "trace") and not launch.is_rank():  # who hears the ranks logs it
         log.info("%s: %s", event.type, event.message)
+
+
+def _rank_of(error: Exception) -> dict[str, int]:
+    """Which of several processes it is the end of, where that is known."""
+    rank = error.rank if isinstance(error, launch.RankFailed | launch.RankDied) else None
+    return {} if rank is None else {"rank": rank}
 
 
 def _reason(error: Exception) -> Reason:

@@ -87,11 +87,17 @@ def _names(choices: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 def samples_a_step(resolved_spec: Mapping[str, Any]) -> int:
     """How many samples an optimizer step takes, of all processes that train together."""
-    training, resources = resolved_spec["training"], resolved_spec["resources"]
-    gpus = 1 if resources["gpus"] == "auto" else resources["gpus"]
+    training = resolved_spec["training"]
     samples: int = training["batch_size"] * training.get("accumulate_batches", 1)
-    samples *= max(1, gpus, resources.get("processes", 1))
-    return samples
+    return samples * ranks_of(resolved_spec)
+
+
+def ranks_of(resolved_spec: Mapping[str, Any]) -> int:
+    """How many processes train together, by a resolved spec of this or an older version."""
+    resources = resolved_spec["resources"]
+    gpus = 1 if resources["gpus"] == "auto" else resources["gpus"]
+    ranks: int = max(1, gpus, resources.get("processes", 1))
+    return ranks
 
 
 def unmet(demand: Demand, machine: Machine, catalog: Catalog) -> str | None:
@@ -111,9 +117,11 @@ def lacks(demand: Demand, machine: Machine) -> Iterator[str]:
     if SHARED in machine.labels and SHARED not in demand.labels:
         yield f"its GPUs are shared, and the job has no label {SHARED} to say that it may meet others there"
     kind, memory_bytes = demand.gpu_kind, demand.memory_bytes
-    if kind is not None and not (devices and all(is_of_kind(each.name, kind) for each in devices)):
+    if not devices and (kind is not None or memory_bytes is not None):
+        yield "it has no GPU"
+    if kind is not None and not all(is_of_kind(each.name, kind) for each in devices):
         yield f"its GPUs are no {kind}"
-    if memory_bytes is not None and min((_in_steps(each.memory_bytes) for each in devices), default=0) < memory_bytes:
+    if memory_bytes is not None and any(_in_steps(each.memory_bytes) < memory_bytes for each in devices):
         yield f"its GPUs have less than {memory_bytes / 2**30:g} GiB"
     missing = [label for label in demand.labels if label not in machine.labels]
     if missing:

@@ -27,6 +27,7 @@ def problems(spec: JobSpec, catalog: Catalog, *, fleet: Sequence[Machine] | None
         *_weights_problems(spec, catalog),
         *_swap_problems(spec, catalog),
         *_training_problems(spec),
+        *_norm_problems(spec, catalog),
         *_kind_of_training_problems(spec, catalog),
         *_metric_problems(spec, catalog),
         *_resource_problems(spec),
@@ -281,6 +282,17 @@ def _training_problems(spec: JobSpec) -> Iterator[Problem]:
         )
 
 
+def _norm_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
+    """Patchwise attention, swapped or not, norms by what it sees in its own process alone."""
+    slots, _ = _slots(spec, catalog)
+    if spec.training.sync_batch_norm and any(slot.kind == "patchwise" for slot in slots):
+        message = (
+            f"sync_batch_norm=true is not for the patchwise attention of {spec.backbone.name}, which norms for itself; "
+            "false would do"
+        )
+        yield Problem("/training/sync_batch_norm", "wrong_backbone", message, actual=True, fixes=[False])
+
+
 def _kind_of_training_problems(spec: JobSpec, catalog: Catalog) -> Iterator[Problem]:
     """What only some tasks can be trained with: mixed images, smooth labels, an augment for their samples."""
     task, training = _entry(catalog.tasks, spec.task.name), spec.training
@@ -333,7 +345,9 @@ def _fleet_problems(spec: JobSpec, fleet: Sequence[Machine] | None) -> Iterator[
         return
     faults = list(_missing(spec, fleet))
     yield from faults
-    why = [next(lacks(demand_of(spec.dump()), machine), None) for machine in fleet]
+    settled = spec.resources.model_copy(update={"gpus": _gpus(spec)})
+    demand = demand_of(spec.model_copy(update={"resources": settled}).dump())
+    why = [next(lacks(demand, machine), None) for machine in fleet]
     if why and not faults and None not in why:
         message = f"no worker of the last 7 days could run it; of the last, {why[-1]}"
         yield Problem("/resources", "no_worker", message)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from acmix import spec
 from acmix.catalog import Catalog, Device
 from acmix.errors import SpecInvalid
-from acmix.fleet import SHARED, Demand, Machine, unmet
+from acmix.fleet import SHARED, Demand, Machine, ranks_of, unmet
 from service import logs
 from service.settings import Settings
 from service.store.backend import Backend
@@ -136,11 +136,10 @@ class Node:
 
     def _supervisor(self, claim: Claim) -> Supervisor:
         """The attempt's guardian, with its devices and what each of its processes may use of the cores."""
-        asked = claim.job.resolved_spec["resources"]
-        given = self.slots.devices_of(claim.slots) if asked["gpus"] else []
-        processes = max(asked.get("processes", 1), asked["gpus"], 1)
+        resolved_spec = claim.job.resolved_spec
+        given = self.slots.devices_of(claim.slots) if resolved_spec["resources"]["gpus"] else []
         # one core is left to the service: threads that spin for each other crawl when one is interrupted
-        threads = (self.machine.cores - 1) * len(claim.slots) // (self.slots.count * processes)
+        threads = (self.machine.cores - 1) * len(claim.slots) // (self.slots.count * ranks_of(resolved_spec))
         return Supervisor(self.backend, claim, given, max(1, threads), self._giving_back, self._draining)
 
     def _give_back(self, claim: Claim) -> None:

@@ -46,6 +46,9 @@ RENEWALS_A_LEASE = 12
 TICK_SECONDS = 0.1
 STALLED_GRACE_SECONDS = 2.0  # to tell where it stands
 EXIT_SECONDS = 10.0  # from its last word to its end: a run may hang in taking itself down
+LOOK_SECONDS = 1.0  # between looks at how many processes the kernel has killed for want of memory
+LOOKS = 120  # that are kept: after the death of a rank, torchrun gives the others half a minute
+MEMORY_SECONDS = 2.0  # before the death of a run or a rank, in which such a kill is taken to be the cause
 WRITING_SECONDS = 3.0  # of the grace of a stop, for what is left to write when the run has ended
 
 # The database or the files do not answer now; a write that the database answers with "impossible" is none of these.
@@ -92,7 +95,8 @@ class Supervisor:
         self._unlisted: list[str] = []  # keys of checkpoints that no row names, whose files are to go
         self._refusal_told = False
         self._due = {"record": 0.0, "renew": 0.0, "wish": 0.0, "memory": 0.0}
-        self._memory_kills = deque([exits.kills_for_memory()], maxlen=3)  # a second between them
+        self._memory_kills = deque([(time.monotonic(), exits.kills_for_memory())], maxlen=LOOKS)
+        self._rank_died_seconds_ago = 0.0  # as its run tells at its end
         self._silent_seconds = 0.0
 
     def run(self) -> None:
@@ -123,10 +127,10 @@ class Supervisor:
             while not child.has_ended():
                 child.wait(TICK_SECONDS)
                 self._tick(child)
-            memory_ran_out = exits.kills_for_memory() > self._memory_kills[0]
+            self._memory_kills.append((time.monotonic(), exits.kills_for_memory()))
             self._record_rest(child)
             self._remove([])
-            return self._outcome(child.process.returncode, memory_ran_out=memory_ran_out)
+            return self._outcome(child.process.returncode)
         except LeaseLost:
             raise
         except GivenUp:
@@ -168,8 +172,8 @@ class Supervisor:
     def _tick(self, child: Child) -> None:
         """What is due: record, renew, look for wishes, end what must end. The database may be away."""
         self._end_if_due(child)
-        if self._is_due("memory", 1.0):
-            self._memory_kills.append(exits.kills_for_memory())
+        if self._is_due("memory", LOOK_SECONDS):
+            self._memory_kills.append((time.monotonic(), exits.kills_for_memory()))
         try:
             if self._is_due("record", RECORD_SECONDS):
                 self._record(child)
@@ -248,6 +252,9 @@ class Supervisor:
             del self._unrecorded[0]
             return
         plain = self._up_to_a_checkpoint(self._unrecorded)
+        for event in plain:
+            if event.type == "warning" and event.data["code"] == "rank_died":
+                self._rank_died_seconds_ago = event.data["seconds_ago"]
         told = [event for event in plain if not self._is_verdict(event)]
         if told:
             self._write(told)
@@ -425,14 +432,21 @@ class Supervisor:
         """How many events of the run are not recorded yet."""
         return len(self._unrecorded) + (self._child.events_waiting() if self._child else 0)
 
-    def _outcome(self, returncode: int, *, memory_ran_out: bool) -> Outcome:
+    def _memory_ran_out(self) -> bool:
+        """Whether the kernel killed for want of memory since just before the run, or the first of its ranks, died."""
+        ended_at, kills = self._memory_kills[-1]
+        since = ended_at - self._rank_died_seconds_ago - MEMORY_SECONDS
+        before = [count for at, count in self._memory_kills if at <= since]
+        return kills > (before[-1] if before else self._memory_kills[0][1])
+
+    def _outcome(self, returncode: int) -> Outcome:
         return exits.outcome(
             Exit(
                 returncode,
                 self.last_status,
                 self._ending.cause,
                 killed=self._ending.killed,
-                memory_ran_out=memory_ran_out,
+                memory_ran_out=self._memory_ran_out(),
                 max_runtime_seconds=self.job.resolved_spec["resources"]["max_runtime_seconds"],
                 silent_seconds=self._silent_seconds,
             )

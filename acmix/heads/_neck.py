@@ -18,6 +18,7 @@ from torchvision.ops.feature_pyramid_network import (
 
 from acmix.backbones._pyramid import FeaturePyramid
 from acmix.datasets._contract import LONGEST_RATIO
+from acmix.tasks._contract import floating
 
 ASPECTS = (0.5, 1.0, 2.0)  # height over width
 
@@ -58,7 +59,7 @@ def neck_of_anchors(body: FeaturePyramid, channels: int) -> Neck:
 
 
 class CoarserMaps(LastLevelP6P7):  # type: ignore[misc]  # torchvision ships no types
-    """torchvision's, in float32 whatever the precision.
+    """torchvision's, in float32 at least.
 
     In bfloat16, torch 2.14 on a CPU writes only a part of the weight's gradient of a strided convolution of a map of a
     single position, which the coarsest map of a small image comes from; the rest is what was in the memory before.
@@ -66,7 +67,7 @@ class CoarserMaps(LastLevelP6P7):  # type: ignore[misc]  # torchvision ships no 
 
     def forward(self, fused: list[Tensor], maps: list[Tensor], names: list[str]) -> Any:
         with torch.autocast(fused[-1].device.type, enabled=False):
-            coarser, named = super().forward([each.float() for each in fused], [each.float() for each in maps], names)
+            coarser, named = super().forward([*map(floating, fused)], [*map(floating, maps)], names)
         return [*fused, *coarser[len(fused) :]], named
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from acmix.events import Event
 from acmix.spec import JobSpec
 
 FOLDER = "ranks"
-FAILURES = "failures.json"  # exit codes by rank, as torchrun saw them
+FAILURES = "failures.json"  # the ranks that failed, the first first
+CLOSING_SECONDS = 30  # torchrun's patience with the others: it sends them SIGTERM, and SIGKILL after so long
 POLL_SECONDS = 0.05
 GONE = ("gloo/", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
 LOADERS = "ACMIX_LOADER_WORKERS"  # how many loader workers "auto" may mean for each process of a run, at most
@@ -32,11 +34,20 @@ LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 log = logging.getLogger("acmix")
 
 
-class RankFailed(AcmixError):
-    """One of the processes that train together failed, the others with it; the reason is its own."""
+@dataclass(frozen=True)
+class Failure:
+    """How a rank failed, by its exit code as subprocess tells it, and when, in seconds since the epoch."""
 
-    def __init__(self, rank: int, reason: Reason) -> None:
-        super().__init__(f"rank {rank}: {reason.message}", hint=reason.hint)
+    rank: int
+    exit_code: int
+    at: float
+
+
+class RankFailed(AcmixError):
+    """One of the processes that train together failed, the others with it; the reason is its own. None: who knows."""
+
+    def __init__(self, rank: int | None, reason: Reason) -> None:
+        super().__init__(reason.message if rank is None else f"rank {rank}: {reason.message}", hint=reason.hint)
         self.rank = rank
         self._reason = reason
 
@@ -46,14 +57,19 @@ class RankFailed(AcmixError):
 
 
 class RankDied(AcmixError):
-    """One of the processes that train together was ended by a signal, the others with it."""
+    """One of the processes that train together was ended by a signal, the others with it. None: torchrun itself.
+
+    `at` is when, in seconds since the epoch: the others may take a while to end.
+    """
 
     retryable = True
 
-    def __init__(self, rank: int, size: int, number: int) -> None:
-        super().__init__(f"rank {rank} of {size} was ended by {signal.Signals(number).name}")
+    def __init__(self, rank: int | None, size: int, number: int, at: float) -> None:
+        what = "torchrun" if rank is None else f"rank {rank} of {size}"
+        super().__init__(f"{what} was ended by {signal.Signals(number).name}")
         self.rank = rank
         self.signal = number
+        self.at = at
 
 
 def is_rank() -> bool:
@@ -84,13 +100,17 @@ def launched(
     command += ["--weights", str(weights_file)] if weights_file else []
     command += ["--dataset-folder", str(dataset_folder)] if dataset_folder else []
     agent = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=_environment(spec.resources.ranks)
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=_environment(spec.resources.ranks),
+        start_new_session=True,  # what a terminal sends is for this process, which passes a stop on when they listen
     )
     threading.Thread(target=_stop_when_asked, args=(agent, place, stop), daemon=True).start()
     try:
         yield from _heard(agent, place, spec.resources.ranks)
     finally:
-        if agent.poll() is None:  # else it has seen them all end, and their numbers may be others' by now
+        if agent.poll() is None or agent.returncode < 0:  # else it saw them all end, and their numbers may be others'
             pass_on(folder, signal.SIGKILL)
             agent.kill()
             agent.wait()
@@ -157,27 +177,42 @@ def _heard(agent: "subprocess.Popen[bytes]", place: Path, size: int) -> Iterator
 
 
 def _fault(place: Path, size: int, returncode: int) -> AcmixError:
-    """What went wrong first: ranks that lose another fail too, a moment later."""
+    """What went wrong first: ranks that lose another fail too, a moment later, and torchrun ends those that do not."""
     words = {int(file.stem): json.loads(file.read_text()) for file in place.glob("[0-9]*.json")}
-    for rank, word in sorted(words.items(), key=lambda each: (each[1]["is_echo"], each[1]["at_ns"])):
-        if not word["is_echo"]:
-            return RankFailed(rank, Reason(**word["reason"]))
-    for rank, code in _exit_codes(place).items():
-        if code < 0:
-            return RankDied(rank, size, -code)
-    for rank, word in words.items():
-        return RankFailed(rank, Reason(**word["reason"]))
-    return RankFailed(
-        0, Reason("internal", f"torchrun left with exit code {returncode} and no word why", retryable=True)
-    )
+    own = {rank: word for rank, word in words.items() if not word["is_echo"]}
+    if own:
+        return _said(own, min(own, key=lambda rank: own[rank]["at_ns"]))
+    failures = _failures(place)
+    for failure in failures:
+        if failure.exit_code < 0 and (failure is failures[0] or _is_of_another(failure, failures[0])):
+            return RankDied(failure.rank, size, -failure.exit_code, failure.at)
+    if returncode < 0:
+        return RankDied(None, size, -returncode, time.time())
+    if failures and failures[0].rank not in words:
+        return RankFailed(failures[0].rank, _wordless(f"it left with exit code {failures[0].exit_code}"))
+    if words:
+        return _said(words, failures[0].rank if failures else min(words, key=lambda rank: words[rank]["at_ns"]))
+    return RankFailed(None, _wordless(f"torchrun left with exit code {returncode}"))
 
 
-def _exit_codes(place: Path) -> Mapping[int, int]:
+def _said(words: Mapping[int, Any], rank: int) -> RankFailed:
+    return RankFailed(rank, Reason(**words[rank]["reason"]))
+
+
+def _wordless(how: str) -> Reason:
+    return Reason("internal", f"{how} and no word why", retryable=True)
+
+
+def _is_of_another(failure: Failure, first: Failure) -> bool:
+    """Whether somebody killed it, as the kernel does where memory runs out: torchrun would later. It tells seconds."""
+    return failure.exit_code == -signal.SIGKILL and failure.at - first.at < CLOSING_SECONDS - 1
+
+
+def _failures(place: Path) -> list[Failure]:
     try:
-        told: dict[str, Any] = json.loads((place / FAILURES).read_text())
+        return [Failure(**each) for each in json.loads((place / FAILURES).read_text())]
     except FileNotFoundError:
-        return {}
-    return {int(rank): code for rank, code in told.items()}
+        return []
 
 
 def _stop_when_asked(agent: "subprocess.Popen[bytes]", place: Path, stop: threading.Event) -> None:

@@ -245,8 +245,10 @@ def _check_position(setup: Run) -> None:
 
 
 def _device(spec: JobSpec) -> torch.device:
-    gpus = spec.resources.gpus
-    if gpus == 0 or (gpus == "auto" and not torch.cuda.is_available()):
+    gpus, processes = spec.resources.gpus, spec.resources.processes
+    if gpus != "auto" and gpus > 0 and processes > 1:
+        raise OptionInvalid(f"resources.processes={processes} is for the CPU: each GPU has one of its own; 1 would do")
+    if gpus == 0 or processes > 1 or (gpus == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise OptionInvalid(

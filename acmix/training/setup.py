@@ -13,6 +13,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from acmix import mixers, registry, weights
+from acmix.backbones.san import PatchwiseAttention
 from acmix.datasets._contract import Dataset, ImageFacts, SplitName
 from acmix.errors import OptionInvalid, unknown_name
 from acmix.model import build, trunk_of
@@ -114,10 +115,28 @@ def _placed(model: torch.nn.Module, spec: JobSpec, device: torch.device, ranks: 
     if training.sync_batch_norm:
         if device.type != "cuda":
             raise OptionInvalid("sync_batch_norm=true needs GPUs, and the run is on the CPU; false would do")
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # as torch has it
+        model = synchronised(model)
     model = model.to(device, loop.dtype_of(training))
     ranks.copy_from_first([*model.parameters(), *model.buffers()])
     return model
+
+
+def synchronised(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with batch norms that take their statistics over all ranks.
+
+    By timm, which knows of norms of its own that hold an activation: torch would replace them by norms without.
+
+    Raises:
+        OptionInvalid: it has patchwise attention, whose operators norm by what they see themselves.
+    """
+    if any(isinstance(module, PatchwiseAttention | mixers.ACmixPatchwise) for module in model.modules()):
+        raise OptionInvalid(
+            "sync_batch_norm=true is not for patchwise attention, which norms for itself; false would do"
+        )
+    from timm.layers.norm_act import convert_sync_batchnorm
+
+    converted: torch.nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # as timm has it
+    return converted
 
 
 def _model(

@@ -61,6 +61,14 @@ def test_bf16_and_a_moving_average_train(tmp_path: Path, head: str):
     assert events[-1].data["status"] == "succeeded"
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_trains_and_is_judged_in_float64(tmp_path: Path, head: str):
+    raw = dense_spec(head, epochs=1, precision="float64", limit_train_batches=1)
+    events = list(run(spec.parse(raw), tmp_path))
+    assert events[-1].data["status"] == "succeeded"
+    assert {weight.dtype for weight in _weights(tmp_path).values() if weight.is_floating_point()} == {torch.float64}
+
+
 def test_a_detector_starts_from_a_classifier_and_from_a_detector(tmp_path: Path):
     """The backbone's weights count whatever stood on them; a head's where it is the same one."""
     classifier = dense_spec("retinanet") | {"task": {"name": "classification"}, "dataset": {"name": "digits"}}

@@ -1,12 +1,13 @@
 """Which worker a job can go to."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from acmix import spec
 from acmix.catalog import Catalog, Device
-from acmix.fleet import SHARED, Demand, Machine, demand_of, is_of_kind, samples_a_step, unmet
+from acmix.fleet import SHARED, Demand, Machine, demand_of, is_of_kind, lacks, ranks_of, samples_a_step, unmet
 from acmix.resolve import resolve
 from tests.service.menu import catalog
 
@@ -74,6 +75,13 @@ def test_the_words_of_a_kind_are_words_of_the_name() -> None:
     assert not is_of_kind("NVIDIA GeForce RTX 4090", "rtx 409")
 
 
+@pytest.mark.parametrize("resources", [{"gpu_kind": "A100"}, {"memory_bytes": 1}])
+def test_a_worker_without_gpus_is_not_told_of_as_one_with_others(resources: dict[str, Any]) -> None:
+    """Also by a spec of an older version, which asks for a kind of GPU and not for how many."""
+    asked = replace(demand(resources), gpus=None)
+    assert list(lacks(asked, Machine())) == ["it has no GPU"]
+
+
 def test_equal_demands_have_one_id() -> None:
     one = demand({"gpus": 2, "labels": ["b", "a", "a"]}, training={"seed": 1})
     other = demand({"gpus": 2, "labels": ["a", "b"]}, training={"seed": 2}, name="another")
@@ -125,5 +133,10 @@ def test_what_is_planned_without_a_data_set_asks_for_none() -> None:
 def test_a_step_takes_the_batches_of_all_processes() -> None:
     training = {"batch_size": 32, "accumulate_batches": 3}
     for resources, samples in (({}, 96), ({"processes": 2}, 192), ({"gpus": 4}, 384), ({"gpus": 0}, 96)):
-        job = spec.parse({**LEAST, "training": training, "resources": resources})
-        assert samples_a_step(resolve(job, catalog()).dump()) == samples
+        job = resolve(spec.parse({**LEAST, "training": training, "resources": resources}), catalog())
+        assert samples_a_step(job.dump()) == samples
+        assert ranks_of(job.dump()) == job.resources.ranks == samples // 96
+
+
+def test_a_spec_of_an_older_version_has_one_rank_for_each_gpu() -> None:
+    assert [ranks_of({"resources": {"gpus": gpus}}) for gpus in ("auto", 0, 1, 4)] == [1, 1, 1, 4]

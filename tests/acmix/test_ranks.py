@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 from acmix import spec
@@ -20,10 +22,11 @@ from acmix.events import Event
 from acmix.spec import JobSpec
 from acmix.training import checkpoint
 from acmix.training.launch import RankDied
-from acmix.training.run import run
+from acmix.training.run import _device, run
 from acmix.uncompiled import COMPILER
 from tests.acmix.small import of_type, points, run_all, small_spec
 from tests.service.work import until
+from tests.worker.runs import is_gone
 
 SWIN = {"name": "swin", "options": {"embed_dim": 8, "depths": [2, 1], "heads": [1, 2], "window": 4, "patch_px": 2}}
 TWO = {"processes": 2}
@@ -106,26 +109,29 @@ def test_an_evaluation_by_two_ranks_is_that_by_one_to_the_last_sample(tmp_path: 
     [
         swin(16, 2, drop_path=0.3, ema={"decay": 0.9}, limit_train_batches=9, augment={"name": "shift"}),
         pytest.param(
-            small_spec(epochs=1, limit_train_batches=9, accumulate_batches=2).model_copy(
-                update={"resources": spec.parse_as(spec.Resources, TWO)}
+            small_spec(options={"width": 0.5}, epochs=1, limit_train_batches=9, accumulate_batches=2).model_copy(
+                update={"resources": spec.parse_as(spec.Resources, {"processes": 3})}  # of two, any order sums the same
             ),
             marks=pytest.mark.release,
         ),
     ],
-    ids=["swin, paths dropped, averaged", "resnet, batch norm, accumulated"],
+    ids=["swin, paths dropped, averaged", "resnet, batch norm, accumulated, three"],
 )
 def test_a_rank_killed_in_mid_epoch_ends_the_run_which_goes_on_to_the_last_bit(tmp_path: Path, asked: JobSpec) -> None:
     """Every step is saved, so that it goes on in mid-epoch from wherever it was."""
+    ranks = asked.resources.processes
     saved = spec.parse_as(spec.Checkpoints, {"every_seconds": 1e-6, "keep_latest": 2})
     asked = asked.model_copy(update={"checkpoints": saved})
     run_all(asked, tmp_path / "unbroken")
     broken = tmp_path / "broken"
     happening = run(asked, broken)
     until_step(happening, 3)
+    killed_at = time.time()
     os.kill(int((broken / "ranks" / "1.pid").read_text()), signal.SIGKILL)
-    with pytest.raises(RankDied, match=r"rank 1 of 2 was ended by SIGKILL") as died:
+    with pytest.raises(RankDied, match=rf"rank 1 of {ranks} was ended by SIGKILL") as died:
         list(happening)
     assert (died.value.rank, died.value.signal) == (1, signal.SIGKILL)
+    assert killed_at <= died.value.at <= time.time()
     told = run_all(asked, broken)
     assert 2 <= told[0].data["resumed_from"]["step"] < 9
     assert told[-1].data["status"] == "succeeded"
@@ -134,7 +140,7 @@ def test_a_rank_killed_in_mid_epoch_ends_the_run_which_goes_on_to_the_last_bit(t
             assert (one / name).read_bytes() == (broken / "checkpoints" / one.name / name).read_bytes(), name
     alone = asked.model_copy(update={"resources": spec.Resources()})
     with pytest.raises(
-        CheckpointIncompatible, match="made by 2 processes that trained together, and the spec now has 1"
+        CheckpointIncompatible, match=f"made by {ranks} processes that trained together, and the spec now has 1"
     ):
         run_all(alone, broken)
 
@@ -154,6 +160,42 @@ def test_ranks_asked_to_stop_do_so_after_the_same_step_go_on_from_there_and_leav
     ranks = [psutil.Process(int((tmp_path / "ranks" / f"{rank}.pid").read_text())) for rank in range(2)]
     happening.close()
     until(lambda: not any(rank.is_running() for rank in ranks))
+
+
+@pytest.mark.parametrize("killed", ["the run", "the agent"])
+def test_no_rank_outlives_what_has_started_it(tmp_path: Path, killed: str) -> None:
+    """Nor one that stands still, whatever in."""
+    (tmp_path / "spec.json").write_text(json.dumps(swin(32, 2, epochs=5000).dump()))
+    command = [sys.executable, "-m", "acmix", "run", str(tmp_path / "spec.json"), "--folder", str(tmp_path)]
+    happening = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        files = [tmp_path / "ranks" / f"{rank}.pid" for rank in range(2)]
+        until(lambda: all(file.exists() for file in files), seconds=60)
+        (agent,) = psutil.Process(happening.pid).children()
+        pids = [agent.pid, *(int(file.read_text()) for file in files)]
+        os.kill(pids[-1], signal.SIGSTOP)
+        os.kill(agent.pid if killed == "the agent" else happening.pid, signal.SIGKILL)
+        until(lambda: all(is_gone(pid) for pid in pids))
+        assert happening.wait(30) == -signal.SIGKILL
+    finally:
+        happening.kill()
+        happening.wait()
+
+
+@pytest.mark.release
+def test_a_run_interrupted_while_its_ranks_start_stops_as_asked(tmp_path: Path) -> None:
+    """As a terminal does it: every process of its group is sent SIGINT."""
+    (tmp_path / "spec.json").write_text(json.dumps(swin(32, 2, epochs=5000).dump()))
+    command = [sys.executable, "-m", "acmix", "run", str(tmp_path / "spec.json"), "--folder", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as run_:
+        try:
+            until(lambda: bool(psutil.Process(run_.pid).children()), seconds=60)
+            os.killpg(run_.pid, signal.SIGINT)
+            told, _ = run_.communicate(timeout=120)
+        finally:
+            run_.kill()
+    assert run_.returncode == 0
+    assert json.loads(told.splitlines()[-1])["data"]["status"] == "stopped"
 
 
 def test_what_one_rank_fails_of_is_what_the_run_fails_of(tmp_path: Path) -> None:
@@ -182,6 +224,31 @@ def test_what_one_rank_fails_of_is_what_the_run_fails_of(tmp_path: Path) -> None
     assert "04.png" in last["message"]
     said = [line for line in answer.stderr.splitlines() if line.startswith(f"[rank {last['data']['rank']}] ")]
     assert any("ERROR" in line and "04.png" in line for line in said)
+
+
+@pytest.fixture
+def second_of_two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is the second rank of two, on a machine of two GPUs."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name, answer in {"is_available": True, "device_count": 2, "set_device": None}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+
+
+@pytest.mark.usefixtures("second_of_two_gpus")
+@pytest.mark.parametrize(
+    ("resources", "device"), [({"processes": 2}, "cpu"), ({"gpus": 0, "processes": 2}, "cpu"), ({"gpus": 2}, "cuda:1")]
+)
+def test_several_processes_are_on_the_cpu_whatever_gpus_there_are(resources: dict[str, Any], device: str) -> None:
+    assert _device(job(backbone={"name": "resnet26"}, resources=resources)) == torch.device(device)
+
+
+@pytest.mark.usefixtures("second_of_two_gpus")
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_processes_beside_gpus_are_refused(gpus: int) -> None:
+    asked = job(backbone={"name": "resnet26"}, resources={"gpus": gpus, "processes": 2})
+    with pytest.raises(OptionInvalid, match=r"resources\.processes=2 is for the CPU.*; 1 would do"):
+        _device(asked)
 
 
 def test_synchronised_batch_norm_is_refused_on_the_cpu(tmp_path: Path) -> None:

@@ -252,6 +252,20 @@ def test_what_no_single_worker_has_together_is_refused() -> None:
     assert problem.message.endswith("of the last, it has 1 GPU and 4 are asked for")
 
 
+@pytest.mark.parametrize(
+    ("training", "resources"), [({"sync_batch_norm": True}, {}), ({}, {"gpu_kind": "A100"}), ({}, {"memory_bytes": 1})]
+)
+def test_what_needs_a_gpu_is_asked_of_a_worker_with_one(training: dict[str, Any], resources: dict[str, Any]) -> None:
+    """The one with a GPU has not the label, the one with the label has no GPU: such a job would wait for ever."""
+    fleet = [machine(1), machine(0, labels=["fast"])]
+    asked: dict[str, Any] = {"training": training, "resources": {**resources, "labels": ["fast"]}}
+    (problem,) = problems(fleet=fleet, **asked)
+    assert (problem.pointer, problem.code) == ("/resources", "no_worker")
+    assert problem.message.endswith("of the last, it has 0 GPUs and 1 are asked for")
+    assert resolve.problems(resolved(**asked), catalog(), fleet=fleet)[0].pointer == "/resources"
+    assert problems(fleet=[machine(1, labels=["fast"])], **asked) == []
+
+
 def test_a_fleet_of_shared_gpus_takes_only_jobs_that_agree_to_meet_others() -> None:
     shared = [machine(2, labels=["shared"])]
     assert [each.pointer for each in problems(fleet=shared)] == ["/resources"]
@@ -386,6 +400,25 @@ def test_resolving_leaves_the_given_spec_as_it_was(field: str) -> None:
     before = given_spec.dump()
     resolve.resolve(given_spec, catalog())
     assert given_spec.dump()["training"][field] == before["training"][field]
+
+
+def test_synchronised_batch_norm_is_refused_with_patchwise_attention() -> None:
+    """Swapped or not, and beside slots of another kind."""
+    slots = [_slot("a", "conv2d"), _slot("b", "patchwise")]
+    menu = catalog().model_copy(
+        update={
+            "backbones": [BackboneEntry(name="san", description="", options={}, slots=slots)],
+            "mixers": [MixerEntry(name="acmix", description="", forms=[_form("conv2d"), _form("patchwise")])],
+        }
+    )
+    job: dict[str, Any] = {"backbone": {"name": "san"}, "training": {"sync_batch_norm": True}}
+    for swaps in ([], EVERY_LAYER, [{"layers": "a"}]):
+        (problem,) = problems(menu, fleet=[machine(2)], swaps=swaps, **job)
+        assert (problem.pointer, problem.code) == ("/training/sync_batch_norm", "wrong_backbone")
+        assert "patchwise attention of san" in problem.message
+        assert "false would do" in problem.message
+        assert problem.fixes == [False]
+    assert problems(menu, fleet=[machine(2)], backbone={"name": "san"}) == []
 
 
 def _slot(name: str, kind: str) -> Slot:

@@ -20,6 +20,7 @@ from tests.disks import small_disk
 from tests.flow.service_process import small_job
 from tests.service.work import claim, let_lease_run_out, submit, until
 from tests.worker.runs import Attempts, is_gone, runs
+from worker import exits
 
 StandIn = Callable[[str], None]
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -196,6 +197,29 @@ def test_a_run_that_the_kernel_kills_for_its_memory_is_no_loss(
         reason, attempt = reason_of(backend, attempts, small_job())
     assert (reason.code, reason.blame, reason.retryable) == ("out_of_memory_host", "user", True)
     assert attempt.signal == signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("seconds_ago", "code"), [(3.5, "out_of_memory_host"), (0, "worker_lost")], ids=["of a rank", "of something else"]
+)
+def test_a_kill_for_memory_counts_from_when_the_first_rank_died(
+    stand_in: StandIn,
+    backend: Backend,
+    attempts: Attempts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds_ago: float,
+    code: str,
+) -> None:
+    """The other ranks took three seconds and a half to end."""
+    kernel_has_killed = tmp_path / "killed"
+    monkeypatch.setattr(exits, "kills_for_memory", kernel_has_killed.exists)
+    stand_in(
+        f"time.sleep(0.2)\nPath({str(kernel_has_killed)!r}).touch()\ntime.sleep(3.5)\n"
+        f"tell('warning', code='rank_died', seconds_ago={seconds_ago})\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    reason, attempt = reason_of(backend, attempts, small_job())
+    assert (reason.code, attempt.signal) == (code, signal.SIGKILL)
 
 
 def test_a_crash_tells_where_it_stood(stand_in: StandIn, backend: Backend, attempts: Attempts) -> None:
