@@ -101,7 +101,7 @@ def _no_database_clock(database: Any) -> None:
 def _no_last_event_id(events: Any) -> None:
     """A stream begins at the beginning, whatever its reader has heard."""
     stream = events._stream
-    events._stream = lambda reader, job_id, _after, types: stream(reader, job_id, 0, types)
+    events._stream = lambda request, reader, job_id, _after, types: stream(request, reader, job_id, 0, types)
 
 
 def _no_random_state(state: Any) -> None:

@@ -37,6 +37,7 @@ def read(http_url: str, job_id: str, drawn: random.Random, over: threading.Event
 def _connect(http_url: str, job_id: str, reading: Reading, most: int) -> None:
     headers = {"Accept": "text/event-stream", "Last-Event-ID": str(reading.last)}
     with httpx.stream("GET", f"{http_url}/v1/jobs/{job_id}/events", headers=headers, timeout=20) as answer:
+        assert answer.status_code in (httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE), answer.read()
         if answer.status_code != httpx.codes.OK:
             time.sleep(0.2)
             return
