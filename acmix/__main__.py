@@ -181,7 +181,7 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
             _tell(event, out)
     except launch.RankDied as error:
         seconds_ago = max(0.0, time.time() - error.at)
-        _tell(warning("rank_died", error.message, **_rank_of(error), seconds_ago=seconds_ago), out)
+        _tell(warning("rank_died", error.message, **_rank_told(error), seconds_ago=seconds_ago), out)
         launch.die_of(error.signal)
     except Exception as error:
         reason = _reason(error)
@@ -189,7 +189,7 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> int:
             log.error("%s", reason.message)
             launch.leave_word(arguments.folder, reason, error)
         else:
-            _tell(status("failed", reason.message, reason=reason.as_json(), **_rank_of(error)), out)
+            _tell(status("failed", reason.message, reason=reason.as_json(), **_rank_told(error)), out)
         return 1
     return 0
 
@@ -213,8 +213,8 @@ def _tell(event: Event, out: TextIO) -> None:
         log.info("%s: %s", event.type, event.message)
 
 
-def _rank_of(error: Exception) -> dict[str, int]:
-    """Which of several processes it is the end of, where that is known."""
+def _rank_told(error: Exception) -> dict[str, int]:
+    """The `rank` of an event, where one is to blame; else nothing."""
     rank = error.rank if isinstance(error, launch.RankFailed | launch.RankDied) else None
     return {} if rank is None else {"rank": rank}
 

@@ -12,7 +12,7 @@ from typing import Any
 from acmix.catalog import Catalog, Device
 
 SHARED = "shared"  # the label of a worker that gives one GPU to several jobs, and of the jobs that agree to that
-MEMORY_STEP_BYTES = 2**28  # of a card, told to a step
+MEMORY_STEP_BYTES = 2**28  # a card's memory is asked for, and compared, in steps of this
 PARTS = ("training", "evaluation", "checkpoints", "trace", "resources")  # of a spec, with fields of their own
 
 
@@ -149,7 +149,7 @@ def _has(catalog: Catalog, section: str, name: str) -> bool:
 
 
 def _in_steps(memory_bytes: int) -> int:
-    """Upwards: a card has what is asked for that is as large as its own figure."""
+    """Rounded up, of cards too: who asks for a card's own figure gets it."""
     return math.ceil(memory_bytes / MEMORY_STEP_BYTES) * MEMORY_STEP_BYTES
 
 

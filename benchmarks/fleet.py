@@ -152,7 +152,7 @@ class Simulation:
         self, engine: Engine, clock: Clock, work: Sequence[Work], fleet: int, *, claims_on: Engine | None = None
     ) -> None:
         self.engine, self.clock, self.work = engine, clock, work
-        self.random, self.miscounts = Random(0), Random(0)
+        self.random, self.miscounts = Random(0), Random(0)  # so that guesses do not depend on what is miscounted
         self.ledger = Ledger(engine, lease_seconds=FOR_EVER)
         self.claiming = Ledger(claims_on or engine, lease_seconds=FOR_EVER)
         self.waiting: Counter[int] = Counter()  # queued jobs by their slots

@@ -115,7 +115,7 @@ def _families(census: Census) -> Iterator[Metric]:
     yield _gauge("acmix_tenant_gpu_hours", "GPU hours of attempts that ended this month", census.gpu_hours, "tenant")
     yield _gauge("acmix_unanswered", "What waits for the housekeeper", census.unanswered, "kind")
     for name, meaning, value in (
-        ("acmix_queue_due_jobs", "Queued jobs that a worker could claim now", census.due_jobs),
+        ("acmix_queue_due_jobs", "Queued jobs that nothing holds back", census.due_jobs),
         ("acmix_queue_oldest_due_seconds", "How long the first of them has waited", census.oldest_due_seconds),
         (
             "acmix_queue_oldest_fitting_seconds",

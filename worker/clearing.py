@@ -23,18 +23,18 @@ class Clearing:
     def __init__(self, driver: Driver | None) -> None:
         self._driver = driver
         self._lock = threading.Lock()
-        self._uncleared: dict[int, set[Attempt | None]] = {}
+        self._uncleared: dict[int, set[Attempt | None]] = {}  # by GPU; None: of one that nobody can name any more
         self._told: set[int] = set()
 
     def notice(self, devices: Sequence[Device]) -> None:
-        """Before the first attempt: what holds these GPUs is left of a worker before this one, or its to end."""
+        """Before the first attempt: runs of an earlier worker, which may be about to end them, hold these GPUs."""
         with self._lock:
             for device in devices:
                 found = {pid: processes.attempt_of(pid) for pid in self._pids(device)}
-                left = {each for pid, each in found.items() if each is not None or processes.is_ending(pid)}
+                left = {pid: attempt for pid, attempt in found.items() if attempt or processes.is_ending(pid)}
                 if left:
-                    log.warning("GPU %s is held by what an earlier worker began: %s", device.index, sorted(found))
-                    self._uncleared[device.index] = left
+                    log.warning("GPU %s is held by what an earlier worker began: %s", device.index, sorted(left))
+                    self._uncleared[device.index] = set(left.values())
 
     def clear(self, ended: Attempt, devices: Sequence[Device], hurry: threading.Event) -> None:
         """Return when nothing of it is left, after a minute at most; at once where there is no time for that."""
@@ -65,7 +65,7 @@ class Clearing:
                 if held := self._holders(device, ended):
                     self._uncleared.setdefault(device.index, set()).add(ended)
                     # every tenant reads it: not whose run
-                    why = f"process {min(held)} of an ended run does not end and holds its memory"
+                    why = f"process {min(held)} of an earlier run still holds its memory"
         return why
 
     def _left(self, ended: Attempt, devices: Sequence[Device]) -> set[int]:

@@ -77,7 +77,7 @@ class Node:
         self._sign = SignOfLife(backend.settings, "train")
         self._files_trusted_until = 0.0
         self._claiming = threading.Lock()  # a slot that is offered stays free until the ledger has answered
-        self._draining = threading.Event()
+        self._leaving = threading.Event()
         self._giving_back = threading.Event()  # the runs are to save and be queued again
         self._news = threading.Event()  # for the next sign of life, which is not to wait its time
         self._threads = [
@@ -98,7 +98,7 @@ class Node:
 
     def drain(self) -> None:
         """This process is to end."""
-        self._draining.set()
+        self._leaving.set()
         self._giving_back.set()
         self._news.set()
 
@@ -140,13 +140,13 @@ class Node:
         given = self.slots.devices_of(claim.slots) if resolved_spec["resources"]["gpus"] else []
         # one core is left to the service: threads that spin for each other crawl when one is interrupted
         threads = (self.machine.cores - 1) * len(claim.slots) // (self.slots.count * ranks_of(resolved_spec))
-        return Supervisor(self.backend, claim, given, max(1, threads), self._giving_back, self._draining)
+        return Supervisor(self.backend, claim, given, max(1, threads), self._giving_back, self._leaving)
 
     def _give_back(self, claim: Claim) -> None:
         """Once nothing of the attempt is left on them, its slots are free; what is left puts its GPU aside."""
         held = self.slots.devices_of(claim.slots)
         try:
-            self._clearing.clear(Attempt(claim.job.id, claim.job.attempt), held, self._draining)
+            self._clearing.clear(Attempt(claim.job.id, claim.job.attempt), held, self._leaving)
             self._look_after(held)
         finally:
             self.slots.give_back(claim.slots)
@@ -186,13 +186,13 @@ class Node:
     def _look_for_ever(self) -> None:
         """A message may be lost: look at the ledger now and then, for each slot that is free."""
         running: list[threading.Thread] = []
-        while not self._draining.is_set():
+        while not self._leaving.is_set():
             running = [thread for thread in running if thread.is_alive()]
             with self._told():
                 while claim := self._claim():
                     running.append(threading.Thread(target=self._run_on, args=(claim,), name="run", daemon=True))
                     running[-1].start()
-            self._draining.wait(self.settings.idle_look_seconds)
+            self._leaving.wait(self.settings.idle_look_seconds)
         for thread in running:
             thread.join()
 
@@ -220,7 +220,7 @@ class Node:
         enrolled = False
         apart = min(SIGNS_APART_SECONDS, self.settings.idle_look_seconds)
         self._sign.forget_others()
-        while not self._draining.is_set():
+        while not self._leaving.is_set():
             self._sign.give()
             self._news.clear()
             try:
@@ -233,7 +233,7 @@ class Node:
             except (DBAPIError, *AWAY) as error:
                 enrolled = False
                 log.warning("the database does not answer: %s", error)
-            if not self._draining.wait(apart) and enrolled:
+            if not self._leaving.wait(apart) and enrolled:
                 self._news.wait(self.settings.idle_look_seconds - apart)
 
     def _obey(self, orders: Draining | None) -> None:
@@ -242,7 +242,7 @@ class Node:
             self._giving_back.set()
             return
         self._giving_back.clear()
-        if self._draining.is_set():  # since the line above, perhaps
+        if self._leaving.is_set():  # since the line above, perhaps
             self._giving_back.set()
 
     def _worker_card(self) -> WorkerCard:

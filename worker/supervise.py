@@ -95,7 +95,8 @@ class Supervisor:
         self._unlisted: list[str] = []  # keys of checkpoints that no row names, whose files are to go
         self._refusal_told = False
         self._due = {"record": 0.0, "renew": 0.0, "wish": 0.0, "memory": 0.0}
-        self._memory_kills = deque([(time.monotonic(), exits.kills_for_memory())], maxlen=LOOKS)
+        self._memory_kills: deque[tuple[float, int]] = deque(maxlen=LOOKS)  # when, and how many there had been
+        self._look_at_memory()
         self._rank_died_seconds_ago = 0.0  # as its run tells at its end
         self._silent_seconds = 0.0
 
@@ -127,7 +128,7 @@ class Supervisor:
             while not child.has_ended():
                 child.wait(TICK_SECONDS)
                 self._tick(child)
-            self._memory_kills.append((time.monotonic(), exits.kills_for_memory()))
+            self._look_at_memory()
             self._record_rest(child)
             self._remove([])
             return self._outcome(child.process.returncode)
@@ -173,7 +174,7 @@ class Supervisor:
         """What is due: record, renew, look for wishes, end what must end. The database may be away."""
         self._end_if_due(child)
         if self._is_due("memory", LOOK_SECONDS):
-            self._memory_kills.append((time.monotonic(), exits.kills_for_memory()))
+            self._look_at_memory()
         try:
             if self._is_due("record", RECORD_SECONDS):
                 self._record(child)
@@ -431,6 +432,9 @@ class Supervisor:
     def _backlog(self) -> int:
         """How many events of the run are not recorded yet."""
         return len(self._unrecorded) + (self._child.events_waiting() if self._child else 0)
+
+    def _look_at_memory(self) -> None:
+        self._memory_kills.append((time.monotonic(), exits.kills_for_memory()))
 
     def _memory_ran_out(self) -> bool:
         """Whether the kernel killed for want of memory since just before the run, or the first of its ranks, died."""

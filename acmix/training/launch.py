@@ -1,6 +1,7 @@
 """Several processes that train together, heard as one run: torchrun starts them, the first of them tells events.
 
-In the run's folder `ranks/` has, for each rank, a file with its process id, its log, and why it failed, if it did.
+In the run's folder `ranks/` has, for each rank, a file with its process id, its log, and why it failed, if it did; and
+`failures.json`, which ranks failed in what order.
 """
 
 import json
@@ -44,7 +45,10 @@ class Failure:
 
 
 class RankFailed(AcmixError):
-    """One of the processes that train together failed, the others with it; the reason is its own. None: who knows."""
+    """One of the processes that train together failed, the others with it; the reason is its own.
+
+    `rank` is None where nobody knows whose.
+    """
 
     def __init__(self, rank: int | None, reason: Reason) -> None:
         super().__init__(reason.message if rank is None else f"rank {rank}: {reason.message}", hint=reason.hint)
@@ -57,9 +61,10 @@ class RankFailed(AcmixError):
 
 
 class RankDied(AcmixError):
-    """One of the processes that train together was ended by a signal, the others with it. None: torchrun itself.
+    """One of the processes that train together was ended by a signal, the others with it.
 
-    `at` is when, in seconds since the epoch: the others may take a while to end.
+    `rank` is None where it was torchrun's own process. `at` is when, in seconds since the epoch: the others may take a
+    while to end.
     """
 
     retryable = True
@@ -104,7 +109,7 @@ def launched(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         env=_environment(spec.resources.ranks),
-        start_new_session=True,  # what a terminal sends is for this process, which passes a stop on when they listen
+        start_new_session=True,  # what a terminal sends is for this process, which passes it on once the ranks listen
     )
     threading.Thread(target=_stop_when_asked, args=(agent, place, stop), daemon=True).start()
     try:
@@ -184,7 +189,7 @@ def _fault(place: Path, size: int, returncode: int) -> AcmixError:
         return _said(own, min(own, key=lambda rank: own[rank]["at_ns"]))
     failures = _failures(place)
     for failure in failures:
-        if failure.exit_code < 0 and (failure is failures[0] or _is_of_another(failure, failures[0])):
+        if failure.exit_code < 0 and (failure is failures[0] or _was_killed_by_somebody(failure, failures[0])):
             return RankDied(failure.rank, size, -failure.exit_code, failure.at)
     if returncode < 0:
         return RankDied(None, size, -returncode, time.time())
@@ -203,8 +208,8 @@ def _wordless(how: str) -> Reason:
     return Reason("internal", f"{how} and no word why", retryable=True)
 
 
-def _is_of_another(failure: Failure, first: Failure) -> bool:
-    """Whether somebody killed it, as the kernel does where memory runs out: torchrun would later. It tells seconds."""
+def _was_killed_by_somebody(failure: Failure, first: Failure) -> bool:
+    """As the kernel does where memory runs out; torchrun would do it later. Its times are whole seconds."""
     return failure.exit_code == -signal.SIGKILL and failure.at - first.at < CLOSING_SECONDS - 1
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from service import plan_table
+from service.cli import plan_table
 from service.cli.progress import follow, show_result
 from service.cli.verbs import DEFAULT_URL, Url, client_of, json_of, sentences
 from service.client import ServiceError

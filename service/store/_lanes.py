@@ -34,6 +34,7 @@ from service.store.tables import abilities, holdings, jobs, tenants
 CLAIM_ORDER = (jobs.c.turn_at, jobs.c.id)
 TURNS = (jobs.c.status, jobs.c.tenant, *CLAIM_ORDER)
 LANES = (jobs.c.status, jobs.c.tenant, jobs.c.demand, *CLAIM_ORDER)
+SLOTS = func.coalesce(jobs.c.slots, func.nullif(jobs.c.gpus, 0), 1)  # that a job takes, also one of an older version
 PAGE = 100
 NOW = bindparam("now", type_=jobs.c.turn_at.type)
 ONE: ColumnElement[int] = literal_column("1")

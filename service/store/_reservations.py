@@ -26,6 +26,7 @@ ABLE = (
     .scalar_subquery()
     .label("able")
 )
+IS_RESERVED = select(reservations.c.worker).where(reservations.c.worker == workers.c.id).exists()
 KEPT = (
     select(reservations, jobs.c.tenant, jobs.c.slots, ABLE)
     .join(jobs, jobs.c.id == reservations.c.job)
@@ -79,7 +80,7 @@ def are_due(connection: Connection, now: datetime, after: timedelta) -> bool:
 
 
 def look_after(connection: Connection, now: datetime, after: timedelta, exhausted: Collection[str]) -> None:
-    """Lift what has lapsed; reserve for those who have been blocked for longer than this, the longest first."""
+    """Lift what has lapsed, look anew at when others come free, and reserve for those blocked for longer than this."""
     one_at_a_time(connection, "reservations")
     _lapse(connection, now, exhausted)
     ends = _ends(connection, now)
@@ -104,7 +105,7 @@ def lift(connection: Connection, *, worker: str | None = None, job: str | None =
 def _lapse(connection: Connection, now: datetime, exhausted: Collection[str]) -> None:
     """Where the worker has gone, takes on nothing or has too few slots left of use; where the job waits no more."""
     good = select(jobs.c.id).join(workers, workers.c.id == reservations.c.worker)
-    good = good.where(_workers.take_on(now), jobs.c.slots <= _workers.USABLE)
+    good = good.where(_workers.are_taking_jobs(now), jobs.c.slots <= _workers.USABLE)
     good = good.where(jobs.c.id == reservations.c.job, QUEUED, jobs.c.tenant.not_in(exhausted))
     connection.execute(delete(reservations).where(~good.exists()))
 
@@ -152,12 +153,11 @@ def _reserve(connection: Connection, now: datetime, job: Any, ends: Mapping[str,
 
 def _could_be_reserved(now: datetime, demand: Any, slots: Any) -> Select[Any]:
     """Workers that take on jobs, are able, have as many slots and are not reserved, with how many they have."""
-    is_reserved = select(reservations.c.worker).where(reservations.c.worker == workers.c.id).exists()
     return (
         select(workers.c.id, _workers.USABLE.label("slots"))
         .join(abilities, abilities.c.worker == workers.c.id)
-        .where(abilities.c.demand == demand, abilities.c.able, slots <= _workers.USABLE, ~is_reserved)
-        .where(_workers.take_on(now))
+        .where(abilities.c.demand == demand, abilities.c.able, slots <= _workers.USABLE, ~IS_RESERVED)
+        .where(_workers.are_taking_jobs(now))
     )
 
 

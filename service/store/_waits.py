@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Double, Select, cast, func, literal, literal_column, select, tuple_
 
 from service.store import _quotas, _workers
-from service.store._lanes import CLAIM_ORDER, QUEUED
+from service.store._lanes import CLAIM_ORDER, QUEUED, SLOTS
 from service.store._reservations import RUNS
 from service.store.database import clock, texts
 from service.store.rows import Wait, WaitCode
@@ -22,8 +22,7 @@ from service.store.tables import abilities, holdings, jobs, reservations, tenant
 STILL = timedelta(microseconds=1)  # what ends now is held still
 DEPTH = 100  # jobs from the head of the queue whose beginnings are estimated
 RECENT = 20  # jobs of a tenant by which it is guessed how long its next ones take
-SLOTS = func.coalesce(jobs.c.slots, func.nullif(jobs.c.gpus, 0), 1)
-KEPT = select(reservations, jobs.c.tenant, SLOTS.label("slots")).join(jobs, jobs.c.id == reservations.c.job)
+RESERVED = select(reservations, jobs.c.tenant, SLOTS.label("slots")).join(jobs, jobs.c.id == reservations.c.job)
 DUE_FACTS = (jobs.c.id, jobs.c.tenant, jobs.c.demand, SLOTS.label("slots"), jobs.c.not_before)
 
 
@@ -133,7 +132,9 @@ def _of(free: int, needed: int) -> str:
 
 def _fleet(connection: Connection, asked: Collection[str | None]) -> _Fleet:
     now = clock(connection)
-    there_are = select(workers.c.id, workers.c.busy, _workers.USABLE.label("slots")).where(_workers.take_on(now))
+    there_are = select(workers.c.id, workers.c.busy, _workers.USABLE.label("slots")).where(
+        _workers.are_taking_jobs(now)
+    )
     there = {row.id: row for row in connection.execute(there_are)}
     ends: defaultdict[str, list[datetime]] = defaultdict(list)
     for row in connection.execute(RUNS):
@@ -147,7 +148,7 @@ def _fleet(connection: Connection, asked: Collection[str | None]) -> _Fleet:
         now=now,
         ends={each: sorted([*ends[each], *[now] * (row.slots - len(ends[each]))]) for each, row in there.items()},
         verdicts={(row.worker, row.demand): row.able for row in verdicts},
-        reserved={row.job: row for row in connection.execute(KEPT)},
+        reserved={row.job: row for row in connection.execute(RESERVED)},
         exhausted=_quotas.exhausted(connection, now, locked=False),
     )
 

@@ -14,7 +14,7 @@ from service.store.tables import jobs, workers
 
 KNOWN = [column for column in workers.c if column is not workers.c.catalog]  # which is large, and kept parsed
 THERE = workers.c.left_at.is_(None)
-ALIVE_SECONDS = 90.0  # since its last sign of life
+ALIVE = timedelta(seconds=90)  # since its last sign of life
 USABLE = workers.c.slots - func.coalesce(workers.c.slots_aside, 0)  # slots that can be given at all
 
 
@@ -69,17 +69,17 @@ def order(connection: Connection, worker_id: str, ordered: Draining | None) -> b
 
 
 def are_alive(now: datetime) -> ColumnElement[bool]:
-    return and_(THERE, workers.c.seen_at >= now - timedelta(seconds=ALIVE_SECONDS))
+    return and_(THERE, workers.c.seen_at >= now - ALIVE)
 
 
-def take_on(now: datetime) -> ColumnElement[bool]:
+def are_taking_jobs(now: datetime) -> ColumnElement[bool]:
     """Those alive that nobody drains."""
     return and_(are_alive(now), workers.c.draining.is_(None))
 
 
-def alive() -> Select[Any]:
+def those_alive() -> Select[Any]:
     """The longest there first."""
-    lately = workers.c.seen_at >= clock_time(ago_seconds=literal(ALIVE_SECONDS))
+    lately = workers.c.seen_at >= clock_time(ago_seconds=literal(ALIVE.total_seconds()))
     return select(*KNOWN).where(lately, THERE).order_by(workers.c.started_at, workers.c.id)
 
 

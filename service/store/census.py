@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, case, func, select, text
 
-from service.store import _lanes, _quotas, _workers
+from service.store import _lanes, _quotas, _reservations, _workers
 from service.store.database import clock
 from service.store.states import ENDED, STATUSES
-from service.store.tables import abilities, datasets, deliveries, jobs, plans, predictions, reservations, usage, workers
+from service.store.tables import abilities, datasets, deliveries, jobs, plans, predictions, usage, workers
 
 STATEMENT_SECONDS = 2
 LOST = timedelta(minutes=15)  # after which a worker that never took its leave is history
@@ -75,16 +75,15 @@ def _due(connection: Connection, now: datetime) -> tuple[int, datetime | None, d
     since = func.min(func.coalesce(jobs.c.not_before, jobs.c.queued_at)).label("since")
     exhausted = _quotas.exhausted(connection, now, locked=False)
     due = (_lanes.due(now), jobs.c.tenant.not_in(exhausted))
-    kinds = select(jobs.c.demand, jobs.c.slots, func.count().label("many"), since).where(*due)
-    asked = kinds.group_by(jobs.c.demand, jobs.c.slots).subquery()
+    kinds = select(jobs.c.demand, func.min(_lanes.SLOTS).label("slots"), func.count().label("many"), since).where(*due)
+    asked = kinds.group_by(jobs.c.demand, jobs.c.slots, jobs.c.gpus).subquery()
     verdict = (abilities.c.worker == workers.c.id, abilities.c.demand == asked.c.demand)
     is_unable = select(abilities.c.worker).where(*verdict, ~abilities.c.able).correlate(workers, asked).exists()
-    is_reserved = select(reservations.c.worker).where(reservations.c.worker == workers.c.id).exists()
     has_room = select(workers.c.id).where(
-        _workers.take_on(now),
-        _workers.USABLE - workers.c.busy >= func.coalesce(asked.c.slots, 1),
+        _workers.are_taking_jobs(now),
+        _workers.USABLE - workers.c.busy >= asked.c.slots,
         ~is_unable,
-        ~is_reserved,
+        ~_reservations.IS_RESERVED,
     )
     fitting = case((has_room.exists(), asked.c.since))
     row = connection.execute(select(func.sum(asked.c.many), func.min(asked.c.since), func.min(fitting))).one()
@@ -95,7 +94,7 @@ def _fleet(connection: Connection, now: datetime) -> dict[str, int]:
     """How many are there, how many of them are drained, how many were lost lately, and the slots of the first."""
     there = select(workers.c.seen_at, workers.c.slots, workers.c.slots_aside, workers.c.busy, workers.c.draining)
     rows = connection.execute(there.where(_workers.THERE, workers.c.seen_at > now - LOST)).all()
-    seen = [row for row in rows if row.seen_at >= now - timedelta(seconds=_workers.ALIVE_SECONDS)]
+    seen = [row for row in rows if row.seen_at >= now - _workers.ALIVE]
     alive = [row for row in seen if row.draining is None]
     return {
         "workers_alive": len(alive),

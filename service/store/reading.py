@@ -316,7 +316,7 @@ class Reader(Scoped):
     def workers(self) -> list[Worker]:
         """Those alive, the longest there first."""
         with self._engine.connect() as connection:
-            return self._workers(connection, _workers.alive())
+            return self._workers(connection, _workers.those_alive())
 
     def worker(self, worker_id: str) -> Worker:
         """One that has not left; WorkerNotFound."""

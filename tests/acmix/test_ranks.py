@@ -47,6 +47,12 @@ def swin(batch_size: int, processes: int, *, drop_path: float = 0.0, **training:
     )
 
 
+def command_of(raw: dict[str, Any], folder: Path) -> list[str]:
+    """What runs a spec in a folder."""
+    (folder / "spec.json").write_text(json.dumps(raw))
+    return [sys.executable, "-m", "acmix", "run", str(folder / "spec.json"), "--folder", str(folder / "run")]
+
+
 def until_step(happening: Iterator[Event], step: int) -> list[Event]:
     """What happens until that optimizer step is told of."""
     told = []
@@ -165,11 +171,10 @@ def test_ranks_asked_to_stop_do_so_after_the_same_step_go_on_from_there_and_leav
 @pytest.mark.parametrize("killed", ["the run", "the agent"])
 def test_no_rank_outlives_what_has_started_it(tmp_path: Path, killed: str) -> None:
     """Nor one that stands still, whatever in."""
-    (tmp_path / "spec.json").write_text(json.dumps(swin(32, 2, epochs=5000).dump()))
-    command = [sys.executable, "-m", "acmix", "run", str(tmp_path / "spec.json"), "--folder", str(tmp_path)]
+    command = command_of(swin(32, 2, epochs=5000).dump(), tmp_path)
     happening = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        files = [tmp_path / "ranks" / f"{rank}.pid" for rank in range(2)]
+        files = [tmp_path / "run" / "ranks" / f"{rank}.pid" for rank in range(2)]
         until(lambda: all(file.exists() for file in files), seconds=60)
         (agent,) = psutil.Process(happening.pid).children()
         pids = [agent.pid, *(int(file.read_text()) for file in files)]
@@ -185,8 +190,7 @@ def test_no_rank_outlives_what_has_started_it(tmp_path: Path, killed: str) -> No
 @pytest.mark.release
 def test_a_run_interrupted_while_its_ranks_start_stops_as_asked(tmp_path: Path) -> None:
     """As a terminal does it: every process of its group is sent SIGINT."""
-    (tmp_path / "spec.json").write_text(json.dumps(swin(32, 2, epochs=5000).dump()))
-    command = [sys.executable, "-m", "acmix", "run", str(tmp_path / "spec.json"), "--folder", str(tmp_path)]
+    command = command_of(swin(32, 2, epochs=5000).dump(), tmp_path)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as run_:
         try:
             until(lambda: bool(psutil.Process(run_.pid).children()), seconds=60)
@@ -209,10 +213,8 @@ def test_what_one_rank_fails_of_is_what_the_run_fails_of(tmp_path: Path) -> None
     asked = small_spec(epochs=1, batch_size=8)
     raw = {**asked.dump(), "resources": TWO, "dataset": {"name": "image_folder", "options": {"folder": "photos"}}}
     raw["dataset"]["options"]["image_px"] = 16
-    (tmp_path / "spec.json").write_text(json.dumps(raw))
-    command = [sys.executable, "-m", "acmix", "run", str(tmp_path / "spec.json"), "--folder", str(tmp_path / "run")]
     answer = subprocess.run(
-        [*command, "--data-root", str(tmp_path / "data")],
+        [*command_of(raw, tmp_path), "--data-root", str(tmp_path / "data")],
         capture_output=True,
         text=True,
         check=False,

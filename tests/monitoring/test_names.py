@@ -20,7 +20,22 @@ from worker.gpus import Gpus
 
 DOCS = (ROOT / "docs" / "monitoring.md").read_text()
 NAME = re.compile(r"\b(?:acmix|process)_[a-z_]+")
-CENSUS = Census({("a", "queued"): 1}, 1, 1, 1, 1, 0, 0, 1, 1, 0, 1, 1, {"plans": 1}, {"a": 1.0})
+CENSUS = Census(
+    jobs={("a", "queued"): 1},
+    due_jobs=1,
+    oldest_due_seconds=1,
+    oldest_fitting_seconds=1,
+    workers_alive=1,
+    workers_drained=0,
+    workers_lost=0,
+    slots=1,
+    slots_busy=1,
+    slots_aside=0,
+    pending_deliveries=1,
+    oldest_delivery_seconds=1,
+    unanswered={"plans": 1},
+    gpu_hours={"a": 1.0},
+)
 assert vitals  # imported for what it registers
 
 

@@ -9,8 +9,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from service import plan_table
-from service.cli import main
+from service.cli import main, plan_table
 
 SPEC = {
     "backbone": {"name": "resnet26", "options": {"stem": "small", "width": 0.125}},

@@ -12,7 +12,7 @@ from worker.supervise import Supervisor
 
 
 class Attempts:
-    """Begins attempts. `draining` is their node's flag."""
+    """Begins attempts. `draining` is both flags of their node."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend

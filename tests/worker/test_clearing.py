@@ -92,7 +92,7 @@ def test_a_gpu_that_is_still_held_after_the_patience_is_at_fault_until_it_is_let
     holds(held, rank)
     cleared = Clearing(Driver(Nvml(held)))
     cleared.clear(ENDED, [GPU], threading.Event())
-    assert cleared.fault(GPU) == f"process {rank} of an ended run does not end and holds its memory", "tenants read it"
+    assert cleared.fault(GPU) == f"process {rank} of an earlier run still holds its memory", "tenants read it"
     holds(held)
     assert cleared.fault(GPU) is None
     holds(held, rank)
@@ -118,7 +118,7 @@ def test_what_a_worker_before_began_holds_a_gpu_until_it_has_gone_and_is_not_kil
     holds(held, other, earlier)
     cleared = Clearing(Driver(Nvml(held)))
     cleared.notice([GPU])
-    assert cleared.fault(GPU) == f"process {earlier} of an ended run does not end and holds its memory"
+    assert cleared.fault(GPU) == f"process {earlier} of an earlier run still holds its memory"
     assert not is_gone(earlier)
     holds(held, other)
     assert cleared.fault(GPU) is None

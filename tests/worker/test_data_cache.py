@@ -352,8 +352,8 @@ tell("status", status="succeeded")
 
 def supervise(backend: Backend, draining: threading.Event | None = None) -> None:
     claimed = claim(backend.ledger)
-    flags = (draining or threading.Event(), draining or threading.Event())
-    Supervisor(backend, claimed, [], 1, *flags, inspect_command=STAND_IN).run()
+    draining = draining or threading.Event()
+    Supervisor(backend, claimed, [], 1, draining, draining, inspect_command=STAND_IN).run()
 
 
 def test_an_attempt_is_given_the_data_set_that_its_job_names(backend: Backend, stand_in: StandIn) -> None:

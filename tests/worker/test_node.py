@@ -411,7 +411,7 @@ def test_a_gpu_that_is_not_let_go_of_is_put_aside_and_others_go_on(
     def put_aside() -> list[str | None]:
         return [each["put_aside"] for worker in reader.workers() for each in (worker.load or {})["devices"]]
 
-    why = f"process {rank} of an ended run does not end and holds its memory"
+    why = f"process {rank} of an earlier run still holds its memory"
     until(lambda: put_aside() == [why, None])
     until(lambda: (node.slots.free(), node.slots.busy()) == ((1,), 0))
     other = submit(ledger)
