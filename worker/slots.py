@@ -31,9 +31,9 @@ class Slots:
             return len(self._holders)
 
     def aside(self) -> int:
-        """How many of them are of GPUs that are put aside."""
+        """How many of them are of GPUs that are put aside, and held by no job."""
         with self._lock:
-            return sum(self._is_aside(slot) for slot in range(self.count))
+            return sum(self._is_aside(slot) and slot not in self._holders for slot in range(self.count))
 
     def take(self, slots: Sequence[int], job_id: str) -> None:
         with self._lock:

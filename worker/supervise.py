@@ -389,7 +389,10 @@ class Supervisor:
         return bool(self._unrecorded or self._unlogged)
 
     def _patiently(self, act: Callable[[], T]) -> T:
-        """Do it, again every second while the database or the store is away; a node that ends does not wait long."""
+        """Do it, again every second while the database or the store is away.
+
+        A node that ends does not wait long, nor one that gives its jobs back for files that it alone may not reach.
+        """
         give_up_at = float("inf")
         while True:
             try:
@@ -399,7 +402,8 @@ class Supervisor:
                     raise DiskFull(f"the worker's disk is full: {error}") from error
                 log.warning("%s: tried again in a second: %s", self.job.id, error)
                 self._tell_refusal(error)
-            if self.leaving.is_set():
+                others_may_do = self.giving_back.is_set() and not isinstance(error, database.AWAY)
+            if self.leaving.is_set() or others_may_do:
                 give_up_at = min(give_up_at, time.monotonic() + self.settings.stop_grace_seconds)
             if time.monotonic() > give_up_at:
                 raise LeaseLost(self.job.id, self.job.attempt)  # it will, when the lease runs out

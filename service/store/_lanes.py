@@ -112,12 +112,9 @@ def turns(connection: Connection, now: datetime, lane: Lane) -> Iterator[Turn]:
 
 
 def passed_over(connection: Connection, now: datetime, lane: Lane, turn: Turn) -> Sequence[str]:
-    """Jobs of a lane whose turn was before that of another, and not noted as blocked yet; the first of them.
-
-    They are sought behind the last that is noted, for a lane is noted from its head on.
-    """
-    this = {"now": now, "tenant": lane.tenant, "demand": lane.demand, "head_at": lane.head.turn_at}
-    return connection.execute(BEFORE, {**this, "turn_at": turn.turn_at, "id": turn.id}).scalars().all()
+    """Jobs of a lane whose turn was before that of another, and not noted as blocked yet; the first of them."""
+    this = {"now": now, "tenant": lane.tenant, "demand": lane.demand, "turn_at": turn.turn_at, "id": turn.id}
+    return connection.execute(BEFORE, this).scalars().all()
 
 
 def without_demand(connection: Connection, tenant: str) -> Sequence[Any]:
@@ -192,15 +189,10 @@ def _lane_page() -> Select[Any]:
 
 
 def _before() -> Select[Any]:
-    turn_at = bindparam("turn_at", type_=jobs.c.turn_at.type)
-    noted = jobs.alias("noted")
-    its = (noted.c.tenant == bindparam("tenant"), noted.c.demand == bindparam("demand"), noted.c.turn_at <= turn_at)
-    is_noted = (noted.c.status == literal_column("'queued'"), noted.c.blocked_at.is_not(None))
-    last = select(func.max(noted.c.turn_at)).where(*is_noted, *its).scalar_subquery()
-    behind = jobs.c.turn_at >= func.coalesce(last, bindparam("head_at", type_=jobs.c.turn_at.type))
-    before = tuple_(*CLAIM_ORDER) < tuple_(turn_at, bindparam("id", type_=jobs.c.id.type))
+    turn = (bindparam("turn_at", type_=jobs.c.turn_at.type), bindparam("id", type_=jobs.c.id.type))
+    before = tuple_(*CLAIM_ORDER) < tuple_(*turn)
     lane = (DUE, jobs.c.tenant == bindparam("tenant"), jobs.c.demand == bindparam("demand"))
-    return select(jobs.c.id).where(*lane, jobs.c.blocked_at.is_(None), behind, before).order_by(*LANES).limit(PAGE)
+    return select(jobs.c.id).where(*lane, jobs.c.blocked_at.is_(None), before).order_by(*LANES).limit(PAGE)
 
 
 # Statements that are made once: to make one takes longer than to have it done.

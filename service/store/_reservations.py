@@ -115,6 +115,7 @@ def _correct(connection: Connection, now: datetime, ends: Mapping[str, Sequence[
     usable = _workers.USABLE.label("usable")
     rows = select(reservations.c.worker, reservations.c.expected_at, jobs.c.slots, usable)
     rows = rows.join(jobs, jobs.c.id == reservations.c.job).join(workers, workers.c.id == reservations.c.worker)
+    rows = rows.where(jobs.c.slots <= _workers.USABLE)  # fewer may be of use since those without were lifted
     for row in connection.execute(rows).all():
         expected_at = _when(now, ends.get(row.worker, ()), row.usable, row.slots)
         if expected_at < row.expected_at:

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Double, Select, cast, func, literal, literal_column, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Select,
+    and_,
+    cast,
+    func,
+    literal,
+    literal_column,
+    select,
+    tuple_,
+)
 
 from service.store import _quotas, _workers
 from service.store._lanes import CLAIM_ORDER, QUEUED, SLOTS
@@ -158,11 +170,15 @@ def _durations(connection: Connection, names: Collection[str]) -> dict[str, time
     given = texts(connection.dialect.name, "tenants")
     last = select(jobs.c.id).where(jobs.c.tenant == given.c.value, jobs.c.status == "succeeded")
     oldest = last.order_by(jobs.c.id.desc()).offset(RECENT - 1).limit(1).correlate(given).scalar_subquery()
-    recent = select(jobs.c.tenant, jobs.c.claimed_at, jobs.c.ended_at).join(given, jobs.c.tenant == given.c.value)
-    recent = recent.where(jobs.c.status == "succeeded", jobs.c.id >= func.coalesce(oldest, ""))
+    its_last = and_(
+        jobs.c.tenant == given.c.value, jobs.c.status == "succeeded", jobs.c.id >= func.coalesce(oldest, "")
+    )
+    recent = select(jobs.c.tenant, jobs.c.claimed_at, jobs.c.ended_at)
+    recent = recent.select_from(given.outerjoin(jobs, its_last))  # outer, or SQLite would go through all that succeeded
     took = defaultdict(list)
     for row in connection.execute(recent, {"tenants": json.dumps(sorted(names))}):
-        took[row.tenant].append((row.ended_at - row.claimed_at).total_seconds())
+        if row.tenant is not None:
+            took[row.tenant].append((row.ended_at - row.claimed_at).total_seconds())
     return {tenant: timedelta(seconds=statistics.median(each)) for tenant, each in took.items()}
 
 

@@ -182,7 +182,8 @@ Index("ix_jobs_turns", jobs.c.status, jobs.c.tenant, *_turn, **_waiting)
 Index("ix_jobs_lanes", jobs.c.status, jobs.c.tenant, jobs.c.gpus, *_turn, **_waiting)
 _blocked = and_(jobs.c.status == "queued", jobs.c.blocked_at.is_not(None))
 Index("ix_jobs_blocked", jobs.c.blocked_at, postgresql_where=_blocked, sqlite_where=_blocked)
-Index("ix_jobs_noted", jobs.c.tenant, jobs.c.demand, *_turn, postgresql_where=_blocked, sqlite_where=_blocked)
+_unnoted = and_(jobs.c.status == "queued", jobs.c.blocked_at.is_(None))
+Index("ix_jobs_unnoted", jobs.c.tenant, jobs.c.demand, *_turn, postgresql_where=_unnoted, sqlite_where=_unnoted)
 # Of jobs at work there is no entry, so that renewing a lease costs none.
 for _pruned_at in (jobs.c.events_pruned_at, jobs.c.series_pruned_at):
     _whole = and_(jobs.c.ended_at.is_not(None), _pruned_at.is_(None))

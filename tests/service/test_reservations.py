@@ -199,6 +199,23 @@ def test_however_many_are_passed_over_the_first_are_noted_first(
     assert noted() == list(range(130))
 
 
+def test_what_was_drained_and_comes_back_before_what_is_noted_is_noted_too(
+    ledger: Ledger, reader: Reader, engine: Engine
+) -> None:
+    ledger.enrol(card("four", 4))
+    first, second, third = (submit(ledger, resources={"gpus": 4}) for _ in range(3))
+    for worker in ("a", "b"):
+        assert look(ledger, worker, gpus=4) is not None
+    submit(ledger, resources={"gpus": 1})
+    assert look(ledger, "four", gpus=4, free=[0]) is not None
+    assert reader.job(third.id).blocked_at is not None
+    for drained in (first, second):
+        ledger.finish(drained.id, 1, Outcome("drained"))
+    submit(ledger, resources={"gpus": 1})
+    assert look(ledger, "four", gpus=4, free=[1]) is not None
+    assert all(reader.job(job.id).blocked_at for job in (first, second, third))
+
+
 def test_a_sweep_reserves_as_well(busy: Claim, ledger: Ledger, engine: Engine) -> None:
     job = submit(ledger, resources={"gpus": 4})
     assert look(ledger, "four", gpus=4) is None

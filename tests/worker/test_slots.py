@@ -35,6 +35,9 @@ def test_of_a_gpu_that_was_put_aside_no_slot_is_offered_until_it_is_well() -> No
     slots = Slots(CARDS, 2)
     assert slots.put_aside(CARDS[1], "it is lost")
     assert not slots.put_aside(CARDS[1], "it is lost"), "no news"
+    slots.take([1], "job_a")
+    assert slots.aside() == slots.count // len(CARDS) - 1, "one is held by a job"
+    slots.give_back([1])
     assert slots.aside() == slots.count // len(CARDS)
     assert (slots.free(), slots.why_aside(CARDS[1])) == ((0, 2), "it is lost")
     assert slots.put_aside(CARDS[1], None)

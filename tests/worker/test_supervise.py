@@ -2,6 +2,7 @@
 
 import signal
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from acmix import manifest
 from service.store.backend import Backend
+from service.store.errors import ArtifactsAway, LeaseLost
 from service.store.ids import new_id
 from service.store.ledger import Ledger
 from service.store.reading import Reader
@@ -22,6 +24,7 @@ from service.store.rows import Checkpoint, Claim, Job, Outcome
 from tests.flow.service_process import small_job
 from tests.service.work import claim, let_lease_run_out, metrics, rows, save, submit, until
 from tests.worker.runs import Attempts, PausingArtifacts, is_gone, runs
+from worker.supervise import Supervisor
 
 StandIn = Callable[[str], None]
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -99,6 +102,28 @@ def test_nothing_is_told_twice_where_the_word_that_it_is_written_gets_lost(
     assert [event.data["step"] for event in told if event.type == "checkpoint"] == [10, 20, 30, 40]
     assert len(lost) >= 4
     assert reader.job(job.id).status == "succeeded"
+
+
+@on_sqlite
+def test_a_node_that_gives_its_jobs_back_waits_for_the_database_and_not_for_files_that_others_may_reach(
+    backend: Backend,
+) -> None:
+    submit(backend.ledger)
+    impatient = replace(backend, settings=replace(backend.settings, stop_grace_seconds=0.5))
+    giving_back, leaving = threading.Event(), threading.Event()
+    giving_back.set()
+    supervisor = Supervisor(impatient, claim(backend.ledger), [], 1, giving_back, leaving)
+    away: list[Exception] = [OperationalError("", {}, Exception("gone"))] * 2
+
+    def act() -> str:
+        if away:
+            raise away.pop()
+        return "done"
+
+    assert supervisor._patiently(act) == "done"
+    away = [ArtifactsAway("no answer")] * 9
+    with pytest.raises(LeaseLost):
+        supervisor._patiently(act)
 
 
 @on_sqlite

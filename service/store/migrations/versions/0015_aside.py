@@ -1,4 +1,4 @@
-"""How many slots of a worker are of GPUs that it has put aside; which jobs of a lane are noted as blocked."""
+"""How many slots of a worker are of GPUs that it has put aside; which jobs of a lane are not noted as blocked."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,10 +12,10 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("workers", sa.Column("slots_aside", sa.Integer()))
     columns = ["tenant", "demand", "turn_at", "id"]
-    blocked = sa.text("status = 'queued' AND blocked_at IS NOT NULL")
-    op.create_index("ix_jobs_noted", "jobs", columns, postgresql_where=blocked, sqlite_where=blocked)
+    unnoted = sa.text("status = 'queued' AND blocked_at IS NULL")
+    op.create_index("ix_jobs_unnoted", "jobs", columns, postgresql_where=unnoted, sqlite_where=unnoted)
 
 
 def downgrade() -> None:
-    op.drop_index("ix_jobs_noted", "jobs")
+    op.drop_index("ix_jobs_unnoted", "jobs")
     op.drop_column("workers", "slots_aside")
