@@ -369,7 +369,10 @@ def _missing(spec: JobSpec, fleet: Sequence[Machine]) -> Iterator[Problem]:
         message = f"no worker of the last 7 days had a GPU of that kind; there were: {', '.join(kinds) or 'none'}"
         yield Problem("/resources/gpu_kind", "unknown_name", message, allowed=kinds)
     largest = max((device.memory_bytes for machine in fleet for device in machine.devices), default=0)
-    if asked.memory_bytes is not None and asked.memory_bytes > largest:
+    if asked.memory_bytes is not None and not largest:
+        message = "memory_bytes is of GPUs, and no worker of the last 7 days had any; null would do"
+        yield Problem("/resources/memory_bytes", "needs_gpu", message, fixes=[None])
+    elif asked.memory_bytes is not None and asked.memory_bytes > largest:
         message = f"memory_bytes must be at most {largest}: no GPU of the last 7 days had more"
         yield Problem("/resources/memory_bytes", "out_of_bounds", message, limit=largest, actual=asked.memory_bytes)
     labels = sorted({label for machine in fleet for label in machine.labels})

@@ -266,6 +266,12 @@ def test_what_needs_a_gpu_is_asked_of_a_worker_with_one(training: dict[str, Any]
     assert problems(fleet=[machine(1, labels=["fast"])], **asked) == []
 
 
+def test_memory_of_gpus_that_nobody_has_is_refused_as_that_of_gpus() -> None:
+    (problem,) = problems(fleet=[machine(0)], resources={"memory_bytes": 1})
+    assert (problem.pointer, problem.code, problem.fixes) == ("/resources/memory_bytes", "needs_gpu", [None])
+    assert "no worker of the last 7 days had any" in problem.message
+
+
 def test_a_fleet_of_shared_gpus_takes_only_jobs_that_agree_to_meet_others() -> None:
     shared = [machine(2, labels=["shared"])]
     assert [each.pointer for each in problems(fleet=shared)] == ["/resources"]
