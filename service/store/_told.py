@@ -87,7 +87,8 @@ def _positions(connection: Connection, ids: Sequence[str], tenant: str | None) -
 @cache
 def _places(dialect: str, *, of_tenant: bool) -> Select[Any]:
     """Of ids, a JSON array, their places, a JSON object: a hundred rows take as long to come as to be counted."""
-    places = func.row_number().over(partition_by=jobs.c.tenant, order_by=_lanes.CLAIM_ORDER).label("place")
+    each = None if of_tenant else jobs.c.tenant
+    places = func.row_number().over(partition_by=each, order_by=_lanes.CLAIM_ORDER).label("place")
     queued = select(jobs.c.id, places).where(_lanes.QUEUED)
     queue = (queued.where(jobs.c.tenant == bindparam("tenant")) if of_tenant else queued).subquery()
     as_object = func.json_object_agg if dialect == "postgresql" else func.json_group_object
